@@ -1,0 +1,64 @@
+# Everything a newcomer types. Each target does its own set-up; nothing has to be installed before but Python 3.11+ and make.
+#   make demo PYTHON=python3.12     another Python
+#   make demo OUT=runs/mine         another folder
+
+PYTHON ?=
+TORCH ?= torch==2.13.0
+OUT ?= runs/demo
+BIN := .venv/bin
+SET_UP := PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/set_up.sh
+
+.PHONY: help demo test unit check format flags docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     set up, then train, measure and compare domain SAEs on a small real model; ends in a report"
+	@echo "make test     set up, then all tests: the unit tests first, then the slow ones (real model, browser)"
+	@echo "make unit     set up, then the unit tests alone"
+	@echo "make check    set up, then lint, format and types"
+	@echo "make format   rewrite the code in the house format"
+	@echo "make flags    freeze the command line's present list of flags in tests/golden/flags.json"
+	@echo "make docs     write docs/metrics.md from the definitions in the code"
+	@echo "make clean    remove .venv, build outputs and caches (runs/ is kept)"
+	@echo "Variables: PYTHON=python3.12  OUT=runs/demo"
+
+demo:
+	@$(SET_UP) report
+	@echo "[demo] fovea demo --out $(OUT) --resume"
+	@$(BIN)/fovea demo --out "$(OUT)" --resume
+
+test:
+	@$(SET_UP) report,dev
+	@echo "[test] all tests: unit tests first, then the slow ones"
+	@$(BIN)/python -m pytest
+
+unit:
+	@$(SET_UP) report,dev
+	@echo "[unit] the tests that need no model and no browser"
+	@$(BIN)/python -m pytest -m "not slow and not browser"
+
+check:
+	@$(SET_UP) report,dev
+	@echo "[check 1/3] lint"
+	@$(BIN)/ruff check --no-cache .
+	@echo "[check 2/3] format"
+	@$(BIN)/ruff format --no-cache --check .
+	@echo "[check 3/3] types"
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format:
+	@$(SET_UP) report,dev
+	@$(BIN)/ruff check --no-cache --fix .
+	@$(BIN)/ruff format --no-cache .
+
+flags:
+	@$(SET_UP) report,dev
+	@$(BIN)/python scripts/freeze_flags.py
+
+docs:
+	@$(SET_UP) report,dev
+	@$(BIN)/python scripts/write_metrics_page.py
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

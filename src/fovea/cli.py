@@ -1,0 +1,170 @@
+"""The command line: thin verbs over the library. No logic and no defaults of its own.
+
+Exit codes: 0 done, 2 the user's mistake (one message), 130 interrupted and resumable.
+"""
+
+import functools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+from rich.console import Console
+
+from fovea.errors import FoveaError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="fovea",
+    help="Train, compare and hand over domain-specific sparse autoencoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that the folder holds.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable, dotted keys.")
+]
+Experiment = Annotated[Path, typer.Argument(help="Experiment file (toml).")]
+Run = Annotated[Path, typer.Argument(help="Run folder.")]
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """`command` with the user's mistakes as one message and exit code 2, and interruptions as 130."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except FoveaError as error:
+            _stop(str(error), 2)
+        except OSError as error:
+            _stop(f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right, add --resume", 2)
+        except KeyboardInterrupt:
+            _stop("interrupted; nothing finished is lost: run the same command with --resume to continue", 130)
+
+    return guarded
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"fovea: {message}", markup=False)
+    raise typer.Exit(code)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+@app.command()
+@_guarded
+def demo(
+    out: Out = Path("runs/demo"),
+    resume: Resume = False,
+    settings: Settings = None,
+) -> None:
+    """Run the shipped experiment: bundled lm and general SAE, one domain, three methods.
+
+    Example: `fovea demo --out runs/demo`
+    """
+    from fovea.experiment.run import demo_experiment, run_experiment
+
+    run_experiment(demo_experiment(tuple(settings or ())), out, resume=resume)
+
+
+@app.command()
+@_guarded
+def run(
+    experiment: Experiment,
+    out: Out,
+    settings: Settings = None,
+    device: Annotated[str | None, typer.Option(help="Device of the lm and the SAEs, like cuda:0.")] = None,
+    resume: Resume = False,
+) -> None:
+    """Train, measure and report one experiment.
+
+    Example: `fovea run experiments/demo.toml --out runs/a --set train.n_tokens=100000`
+    """
+    from fovea.experiment.config import load_experiment
+    from fovea.experiment.run import run_experiment
+
+    chosen = [*(settings or ()), *([f'lm.device="{device}"'] if device else [])]
+    run_experiment(load_experiment(experiment, tuple(chosen)), out, resume=resume)
+
+
+@app.command()
+@_guarded
+def general(
+    experiment: Experiment,
+    out: Out,
+    settings: Settings = None,
+    resume: Resume = False,
+) -> None:
+    """Train a general SAE on general text and measure it on held-out documents.
+
+    Example: `fovea general experiments/general.toml --out runs/general`
+    """
+    from fovea.experiment.config import load_experiment
+    from fovea.experiment.general import train_general
+
+    train_general(load_experiment(experiment, tuple(settings or ())), out, resume=resume)
+
+
+@app.command()
+@_guarded
+def report(folder: Run) -> None:
+    """Write report.html and the figures of a finished run again.
+
+    Example: `fovea report runs/demo`
+    """
+    from fovea.report.page import write_report
+
+    typer.echo(str(write_report(folder)))
+
+
+@app.command()
+@_guarded
+def show(
+    sae: Annotated[str, typer.Argument(help="Folder, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
+) -> None:
+    """Say what an SAE is: architecture, shapes, hook point, conventions.
+
+    Example: `fovea show bundled:smollm2-135m-l14`
+    """
+    from fovea.sae.show import describe
+
+    typer.echo(describe(sae))
+
+
+@app.command()
+@_guarded
+def export(
+    folder: Run,
+    job: Annotated[str, typer.Argument(help="Job name, a folder under RUN/saes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+    layout: Annotated[str, typer.Option("--format", help="Layout: saelens.")] = "saelens",
+    stack: Annotated[bool, typer.Option("--stack", help="Write g and the job as one exact SAE.")] = False,
+) -> None:
+    """Hand one SAE of a run to other tools, verified as it is written.
+
+    Example: `fovea export runs/demo ssae-batch_topk-k16-s0 --stack --out exported`
+    """
+    from fovea.experiment.export import export_job
+
+    typer.echo(export_job(folder, job, out, layout=layout, stack=stack))
+
+
+def main() -> None:
+    """Entry point of the command `fovea`."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    app()
+
+
+if __name__ == "__main__":
+    main()

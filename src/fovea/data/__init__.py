@@ -1,0 +1,1 @@
+"""From documents to rows of activations: read, split, clean, tokenise, run the lm, keep, mix."""

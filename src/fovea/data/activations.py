@@ -1,0 +1,183 @@
+"""Rows of activations: the lm on packed contexts, and the one place that says which tokens count.
+
+    PackedTokens.batch --> lm.activations at the hook point --> TokenFilter.keep --> Chunk(x, documents, positions)
+
+Chunk i is a function of i alone: the same contexts in batches of the same shape, whoever asks and in whatever order.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fovea.data.store import ChunkStore
+from fovea.data.tokens import PackedTokens, TokenBatch
+from fovea.errors import ConfigError, CorpusError
+from fovea.lm.hookpoint import HookPoint
+from fovea.lm.model import LM
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Which tokens are trained on, measured and patched: not special, not at the start of a context, not massive.
+
+    Args:
+        skip_first: Positions at the start of each context that are left out; BOS counts as one.
+        max_norm: Largest norm of x that is kept, usually 10 x the median norm (attention sinks: 100 to 1,000 x).
+            None keeps all.
+    """
+
+    special_ids: frozenset[int]
+    skip_first: int = 1
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.skip_first < 0:
+            raise ConfigError(f"skip_first = {self.skip_first}, but it counts positions; give 0 or more")
+        if self.max_norm is not None and not 0 < self.max_norm < math.inf:
+            raise ConfigError(
+                f"max_norm = {self.max_norm}, but it must be above 0 and finite; leave it out to keep all"
+            )
+
+    @classmethod
+    def of(cls, lm: LM, *, skip_first: int = 1, max_norm: float | None = None) -> "TokenFilter":
+        """The filter for an lm: its special tokens, BOS and separator are dropped."""
+        added = {lm.separator_id} if lm.bos_id is None else {lm.separator_id, lm.bos_id}
+        return cls(frozenset(lm.special_ids | added), skip_first, max_norm)
+
+    def keep(self, tokens: Int64[Tensor, "batch pos"], x: Float[Tensor, "batch pos d_in"]) -> Bool[Tensor, "batch pos"]:
+        """True where a token counts."""
+        specials = torch.tensor(sorted(self.special_ids), dtype=tokens.dtype, device=tokens.device)
+        kept = ~torch.isin(tokens, specials)
+        kept[:, : self.skip_first] = False
+        kept = kept.to(x.device)
+        if self.max_norm is not None:
+            kept &= x.float().norm(dim=-1) <= self.max_norm
+        return kept
+
+    def to_dict(self) -> dict[str, Any]:
+        """The filter as json holds it."""
+        return {"special_ids": sorted(self.special_ids), "skip_first": self.skip_first, "max_norm": self.max_norm}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "TokenFilter":
+        """The filter that `to_dict` wrote."""
+        return cls(frozenset(value["special_ids"]), value["skip_first"], value["max_norm"])
+
+
+class Chunk(NamedTuple):
+    """The rows of a few contexts that the filter keeps, in reading order."""
+
+    x: Float[Tensor, "tokens d_in"]
+    documents: Int64[Tensor, " tokens"]
+    positions: Int64[Tensor, " tokens"]
+
+
+def rows_of(batch: TokenBatch, x: Float[Tensor, "batch pos d_in"], token_filter: TokenFilter) -> Chunk:
+    """The rows of x that count, with their documents and positions; x as the lm gives it, so finite."""
+    kept = token_filter.keep(batch.tokens, x)
+    rows, kept = x[kept], kept.cpu()
+    documents = batch.documents[kept]
+    assert bool((documents >= 0).all()), "a BOS or separator passed the filter"
+    return Chunk(rows, documents, batch.positions[kept])
+
+
+@torch.no_grad()
+def measure_norm(
+    lm: LM, hook_point: HookPoint, packed: PackedTokens, *, token_filter: TokenFilter, n_contexts: int = 64
+) -> float:
+    """Median norm of the rows that count, over `n_contexts` contexts spread evenly over the split.
+
+    Give a filter without max_norm.
+
+    Raises:
+        CorpusError: no row counts.
+    """
+    n_contexts = min(n_contexts, packed.n_contexts)
+    chosen = [index * packed.n_contexts // n_contexts for index in range(n_contexts)]
+    norms: list[Tensor] = []
+    for batch in _batches(packed, chosen, 16):
+        x = lm.activations(batch.tokens.to(lm.device), hook_point)
+        norms.append(rows_of(batch, x, token_filter).x.norm(dim=-1).cpu())
+    found = torch.cat(norms)
+    if len(found) == 0:
+        raise CorpusError(
+            f"corpus {packed.name!r}: no token counts, all are special or within skip_first; lower skip_first"
+        )
+    return found.median().item()
+
+
+class ActivationChunks:
+    """The activations of one split, in chunks of some contexts; kept in a store or made anew, with equal values.
+
+    Args:
+        contexts_per_chunk: The last chunk may have fewer.
+        contexts_per_batch: How many the lm sees at once; in bf16 the values depend on it, so it is part of the key.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        hook_point: HookPoint,
+        *,
+        packed: PackedTokens,
+        token_filter: TokenFilter,
+        contexts_per_chunk: int = 64,
+        contexts_per_batch: int = 16,
+    ) -> None:
+        lm.check(hook_point)
+        self.lm, self.hook_point, self.packed, self.token_filter = lm, hook_point, packed, token_filter
+        self.contexts_per_chunk, self.contexts_per_batch = contexts_per_chunk, contexts_per_batch
+        self.n_chunks = -(-packed.n_contexts // contexts_per_chunk)
+        self.d_in, self.dtype = lm.d_model, lm.dtype
+        self._store: ChunkStore | None = None
+
+    @property
+    def key(self) -> str:
+        """All that decides the values of the chunks, for the store."""
+        parts = {
+            "lm": self.lm.fingerprint,
+            "dtype": f"{self.lm.dtype} on {self.lm.device.type}",
+            "hook_point": str(self.hook_point),
+            "tokens": self.packed.fingerprint,
+            "filter": self.token_filter.to_dict(),
+            "contexts": [self.contexts_per_chunk, self.contexts_per_batch],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def remember(self, store: ChunkStore) -> None:
+        """Read chunks from `store` from now on, and keep there what it lacks."""
+        assert store.key == self.key, "the store was opened with another key"
+        self._store = store
+
+    def chunk(self, index: int) -> Chunk:
+        """Chunk number `index`, x in fp32."""
+        if not 0 <= index < self.n_chunks:
+            raise IndexError(f"chunk {index} of {self.n_chunks}")
+        kept = self._store.get(index) if self._store else None
+        if kept is not None:
+            return Chunk(kept["x"].float(), kept["documents"].long(), kept["positions"].long())
+        made = self._made(index)
+        if self._store:
+            self._store.put(index, {"x": made.x, "documents": made.documents.int(), "positions": made.positions.int()})
+        return made
+
+    @torch.no_grad()
+    def _made(self, index: int) -> Chunk:
+        first = index * self.contexts_per_chunk
+        contexts = range(first, min(first + self.contexts_per_chunk, self.packed.n_contexts))
+        parts: list[Chunk] = []
+        for batch in _batches(self.packed, contexts, self.contexts_per_batch):
+            x = self.lm.activations(batch.tokens.to(self.lm.device), self.hook_point)
+            parts.append(rows_of(batch, x, self.token_filter))
+        return Chunk(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def _batches(packed: PackedTokens, contexts: list[int] | range, size: int) -> Iterator[TokenBatch]:
+    return (packed.batch(contexts[start : start + size]) for start in range(0, len(contexts), size))

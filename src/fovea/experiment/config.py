@@ -1,0 +1,236 @@
+"""The settings of one experiment: one toml file, every default written here once.
+
+A list where one value belongs (a job's `seed`, or any scalar of its `sae`) is a sweep: the job is repeated for each.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from fovea.config import Config, load_toml, parse
+from fovea.errors import ConfigError
+from fovea.methods.registry import MethodConfig
+from fovea.sae.architectures import ArchitectureConfig
+from fovea.train.job import OptimiserConfig
+
+
+class LMConfig(Config):
+    """The frozen language model and where its activations are read."""
+
+    model: str = "bundled:smollm2-135m-instruct"
+    "Hub id, local folder or bundled:NAME."
+    hook_point: str = "blocks.14.hook_resid_post"
+    "TransformerLens or Hugging Face spelling."
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    "Precision of the lm's forward; auto takes bfloat16 where the processor has it."
+    device: str = "cpu"
+
+
+class TextConfig(Config):
+    """From documents to activations."""
+
+    context_size: PositiveInt = 128
+    "Tokens per context."
+    heldout_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    "Share of the documents kept from training."
+    prepend_bos: bool | Literal["auto"] = "auto"
+    "BOS first in each context; auto does what the tokenizer does."
+    skip_first: NonNegativeInt = 1
+    "Positions at the start of a context that are dropped."
+    max_norm_ratio: PositiveFloat = 10.0
+    "Tokens whose norm exceeds so many median norms are dropped (attention sinks)."
+    contexts_per_batch: PositiveInt = 16
+    "Contexts per forward of the lm."
+    contexts_per_chunk: PositiveInt = 64
+    "Contexts harvested, cached and shuffled as one piece."
+
+
+class CleanConfig(Config):
+    """Perplexity cleaning: keep pieces of a document that the scorer predicts well enough."""
+
+    max_loss: PositiveFloat
+    "Largest mean loss of a kept piece, nats per token."
+    piece_tokens: PositiveInt = 1024
+    scorer: str = "bundled:smollm2-135m-instruct"
+    "The lm that scores: Hub id, folder or bundled:NAME."
+
+
+class DomainConfig(Config):
+    """A small corpus D."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40)
+    corpus: str | tuple[str, ...]
+    "Path, glob, hf:NAME[:CONFIG]#SPLIT or bundled:NAME; several are read one after the other."
+    text_field: str = "text"
+    max_train_tokens: PositiveInt | None = None
+    max_heldout_tokens: PositiveInt | None = None
+    clean: CleanConfig | None = None
+
+
+class GeneralConfig(Config):
+    """General text and the general SAE g."""
+
+    corpus: str | tuple[str, ...] = "bundled:general"
+    text_field: str = "text"
+    sae: str = "bundled:smollm2-135m-l14"
+    "Folder, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME."
+    max_train_tokens: PositiveInt | None = None
+    max_heldout_tokens: PositiveInt | None = None
+
+
+class TrainConfig(Config):
+    """The one pass that all jobs share."""
+
+    n_tokens: PositiveInt = 400_000
+    "Activations that each job learns from, repeats included."
+    batch_size: PositiveInt = 2048
+    "Activations per step."
+    buffer_rows: PositiveInt = 65_536
+    "Rows of the mixing buffer."
+    checkpoint_seconds: PositiveFloat = 120.0
+    cache_gigabytes: float = Field(default=8.0, ge=0.0)
+    "Disk that harvested activations may take, so that later epochs do not run the lm; 0 harvests every epoch anew."
+
+
+class JobConfig(Config):
+    """One SAE to train."""
+
+    method: MethodConfig
+    sae: ArchitectureConfig
+    seed: NonNegativeInt = 0
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+    @property
+    def name(self) -> str:
+        """Readable and stable, like ssae-batch_topk-k16-s0."""
+        return f"{self.method.label}-{self.sae.kind}-{self.sae.label}-s{self.seed}"
+
+
+class ControlsConfig(Config):
+    """Dictionaries that every comparison carries."""
+
+    k: PositiveInt = 40
+    "Mean latents per token, on the calibration rows."
+    expansion: PositiveFloat = 2.0
+    frozen_decoder: bool = True
+    "Also train an SAE whose random decoder may not move."
+
+
+class EvaluateConfig(Config):
+    """How much is measured."""
+
+    heldout_tokens: PositiveInt = 16_384
+    train_tokens: PositiveInt = 8_192
+    general_tokens: PositiveInt = 16_384
+    density_tokens: PositiveInt = 100_000
+    "Tokens, of D and of general text each, on which firing is counted."
+    n_resamples: PositiveInt = 1000
+    "Bootstrap resamples of the documents."
+    contexts_per_batch: PositiveInt = 8
+
+
+class ExperimentConfig(Config):
+    """One experiment."""
+
+    name: str
+    seed: NonNegativeInt = 0
+    lm: LMConfig = LMConfig()
+    text: TextConfig = TextConfig()
+    general: GeneralConfig | None = GeneralConfig()
+    domain: tuple[DomainConfig, ...] = Field(min_length=1)
+    train: TrainConfig = TrainConfig()
+    job: tuple[JobConfig, ...] = Field(min_length=1)
+    controls: ControlsConfig | None = ControlsConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def n_steps(self) -> int:
+        return self.train.n_tokens // self.train.batch_size
+
+    def job_name(self, domain: DomainConfig, job: JobConfig) -> str:
+        """The job's folder: carries the domain when there are several."""
+        return job.name if len(self.domain) == 1 else f"{domain.name}-{job.name}"
+
+
+def load_experiment(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
+    """The experiment in a toml file, with KEY=VALUE overrides (dotted keys, values as in toml).
+
+    Raises:
+        ConfigError: a setting is unknown, wrong or contradicts another.
+    """
+    table = load_toml(path)
+    for override in overrides:
+        _override(table, override)
+    return resolve(table, where=str(path))
+
+
+def resolve(table: dict[str, Any], *, where: str) -> ExperimentConfig:
+    """A checked experiment from raw tables, sweeps expanded."""
+    jobs = table.get("job", [])
+    if isinstance(jobs, list):
+        table = {**table, "job": [single for job in jobs for single in _sweep(job)]}
+    if table.get("general") is False:
+        table = {**table, "general": None}
+    if table.get("controls") is False:
+        table = {**table, "controls": None}
+    config = parse(ExperimentConfig, table, where=where)
+    _check(config, where)
+    return config
+
+
+def _check(config: ExperimentConfig, where: str) -> None:
+    names = [job.name for job in config.job]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two jobs are named {name!r}; change the seed, sparsity, method or remove one")
+    domains = [domain.name for domain in config.domain]
+    for name in domains:
+        if domains.count(name) > 1 or name == "general":
+            raise ConfigError(f"{where}: domain name {name!r} is taken; give each domain a name of its own, not 'general'")
+    if config.n_steps < 1:
+        raise ConfigError(
+            f"{where}: train.n_tokens = {config.train.n_tokens} is less than one batch of {config.train.batch_size}; "
+            "raise train.n_tokens or lower train.batch_size"
+        )
+    if config.general is None:
+        for job in config.job:
+            if job.method.reads_general or job.method.general_share:
+                raise ConfigError(f"{where}: job {job.name!r} needs general text and a general SAE; set [general]")
+
+
+def _sweep(job: Any) -> list[Any]:
+    """The jobs that a table with lists in place of scalars stands for."""
+    if not isinstance(job, dict):
+        return [job]
+    sae = job.get("sae", {})
+    axes = [("sae", key, values) for key, values in sae.items() if isinstance(values, list)] if isinstance(sae, dict) else []
+    if isinstance(job.get("seed"), list):
+        axes.append(("job", "seed", job["seed"]))
+    jobs: list[Any] = []
+    for chosen in itertools.product(*(values for _, _, values in axes)):
+        single = {**job, "sae": dict(sae)} if isinstance(sae, dict) else dict(job)
+        for (where, key, _), value in zip(axes, chosen, strict=True):
+            (single["sae"] if where == "sae" else single)[key] = value
+        jobs.append(single)
+    return jobs
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    import tomllib
+
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set train.n_tokens=100000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        step = table[int(parent)] if isinstance(table, list) else table.setdefault(parent, {})
+        if not isinstance(step, dict | list):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a table")
+        table = step  # pyright: ignore[reportAssignmentType]
+    table[int(last) if isinstance(table, list) else last] = value  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,209 @@
+"""Training of one domain: all its jobs on one pass, from the newest checkpoint to saved SAEs.
+
+    D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/JOB/
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from fovea.atomic import write_json
+from fovea.data.shuffle import MixingBuffer
+from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
+from fovea.experiment.folder import RunFolder
+from fovea.experiment.prepare import Calibration, Material, Subject
+from fovea.experiment.progress import stage
+from fovea.methods.base import Batch, Setting
+from fovea.methods.frozen_decoder import FrozenDecoder
+from fovea.sae.batch_topk import BatchTopKConfig
+from fovea.sae.files import SAEMetadata, save_sae
+from fovea.sae.folding import fold_scale
+from fovea.train.job import Job, JobSpec, StepLog
+from fovea.train.ledger import ledger_of
+from fovea.train.loop import train
+from fovea.train.stream import Stream
+
+log = logging.getLogger("fovea")
+
+
+class Sources(NamedTuple):
+    """What a domain's jobs learn from."""
+
+    domain: Material
+    general: Material | None
+    calibration: Calibration
+
+
+def jobs_of(config: ExperimentConfig, domain: DomainConfig) -> dict[str, JobConfig]:
+    """All jobs of a domain by name: those asked for and the trained control."""
+    jobs = {config.job_name(domain, job): job for job in config.job}
+    if config.controls is not None and config.controls.frozen_decoder:
+        sae = BatchTopKConfig(expansion=config.controls.expansion, k=config.controls.k)
+        name = f"control-frozen_decoder-k{config.controls.k}"
+        jobs[name if len(config.domain) == 1 else f"{domain.name}-{name}"] = JobConfig(
+            method=FrozenDecoder(), sae=sae, seed=config.seed
+        )
+    return jobs
+
+
+def fit_domain(config: ExperimentConfig, run: RunFolder, subject: Subject, *, domain: DomainConfig, sources: Sources) -> None:
+    """Train what is not yet saved of a domain's jobs.
+
+    Raises:
+        Interrupted: a signal came; the run can be resumed.
+    """
+    wanted = jobs_of(config, domain)
+    if all((run.saes / name / "job.json").exists() for name in wanted):
+        log.info("jobs of %s are trained already", domain.name)
+        return
+    jobs = [_job(config, name, job, subject, domain=domain, sources=sources) for name, job in wanted.items()]
+    stream = _stream(config, jobs, subject, sources)
+    title = f"training {len(jobs)} SAEs on {domain.name}"
+    with stage(title, config.n_steps, unit="steps") as advance:
+        started = False
+
+        def observe(step: int, logs: Sequence[StepLog]) -> None:
+            nonlocal started
+            advance(1 if started else step + 1)
+            started = True
+            if step % 50 == 0 or step + 1 == config.n_steps:
+                _log_step(step, jobs, logs)
+
+        train(
+            jobs,
+            stream,
+            n_steps=config.n_steps,
+            checkpoints=run.checkpoints / domain.name,
+            checkpoint_seconds=config.train.checkpoint_seconds,
+            observe=observe,
+        )
+    for job in jobs:
+        _save(config, run, subject, domain=domain, job=job, job_config=wanted[job.spec.name], epochs=stream.domain.epoch)
+    shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True)
+
+
+def _job(
+    config: ExperimentConfig, name: str, job: JobConfig, subject: Subject, *, domain: DomainConfig, sources: Sources
+) -> Job:
+    """A job at its start; the same one whatever else trains beside it."""
+    generator = torch.Generator().manual_seed(_seed(config, job))
+    mean, scale_in = sources.calibration.input
+    setting = Setting(subject.lm.d_model, subject.general, mean, scale_in, generator)
+    sae = job.method.start(job.sae, setting)
+    spec = JobSpec(
+        name=name,
+        domain=domain.name,
+        method=job.method,
+        architecture=job.sae.kind,
+        label=job.sae.label,
+        seed=job.seed,
+        optimiser=job.optimiser,
+        scale_in=scale_in,
+        scale_out=_scale_out(job, subject, sources.calibration),
+        n_steps=config.n_steps,
+        batch_size=config.train.batch_size,
+    )
+    return Job(spec, sae)
+
+
+def _seed(config: ExperimentConfig, job: JobConfig) -> int:
+    return 1_000_003 * config.seed + job.seed
+
+
+def _scale_out(job: JobConfig, subject: Subject, calibration: Calibration) -> float:
+    """Scale of the target: that of x, but for a residual the one that gives it, too, a mean norm of sqrt(d_in)."""
+    if not job.method.adds_general:
+        return calibration.input.scale
+    assert subject.frozen is not None, "a method that adds g needs g"
+    x = calibration.rows
+    batch = Batch(x, subject.frozen.reconstruct(x), torch.ones(len(x), dtype=torch.bool))
+    norm = job.method.target(batch).double().norm(dim=-1).mean()
+    return float(x.shape[1] ** 0.5 / norm)
+
+
+def _stream(config: ExperimentConfig, jobs: Sequence[Job], subject: Subject, sources: Sources) -> Stream:
+    size = config.train.batch_size
+    shares = [job.spec.method.general_share for job in jobs]
+    n_general = max(round(share * size) for share in shares)
+    n_domain = max(size - round(share * size) for share in shares)
+    reads_general = any(job.spec.method.adds_general for job in jobs)
+    domain = MixingBuffer(sources.domain.train, rows=config.train.buffer_rows, seed=config.seed)
+    general = None
+    if n_general:
+        assert sources.general is not None, "checked when the experiment was read"
+        general = MixingBuffer(sources.general.train, rows=config.train.buffer_rows, seed=config.seed + 1)
+    return Stream(domain, general, subject.frozen if reads_general else None, n_domain=n_domain, n_general=n_general)
+
+
+def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
+    for job, entry in zip(jobs, logs, strict=True):
+        terms = " ".join(f"{name}={value:.4g}" for name, value in entry.terms.items())
+        log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
+
+
+def _save(
+    config: ExperimentConfig,
+    run: RunFolder,
+    subject: Subject,
+    *,
+    domain: DomainConfig,
+    job: Job,
+    job_config: JobConfig,
+    epochs: float,
+) -> None:
+    """Fold the scales and write the SAE; job.json comes last, so its presence means the job is complete."""
+    spec = job.spec
+    folder = run.saes / spec.name
+    # A pre-bias of its own is g's: given in raw units, it stays g's to the bit, and stacking is concatenation.
+    own = job.sae.frozen_pre_bias is not None and subject.general is not None
+    pre_bias = subject.general.sae.input_bias() if own and subject.general else None
+    sae = fold_scale(job.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
+    save_sae(sae, folder, metadata=sae_metadata(config, subject, spec.name, trained_as=spec.architecture))
+    flops_lm = 2.0 * _weights_to_hook(subject) * spec.n_steps * spec.batch_size
+    ledger = ledger_of(job, epochs=epochs, flops_lm=flops_lm)
+    write_json(
+        folder / "job.json",
+        {
+            "job": spec.name,
+            "method": spec.method.family,
+            "architecture": spec.architecture,
+            "sparsity": spec.label,
+            "domain": domain.name,
+            "seed": spec.seed,
+            "config": job_config.model_dump(mode="json"),
+            "scale_in": spec.scale_in,
+            "scale_out": spec.scale_out,
+            "ledger": ledger.model_dump(mode="json"),
+        },
+    )
+
+
+def sae_metadata(config: ExperimentConfig, subject: Subject, name: str, *, trained_as: str | None) -> SAEMetadata:
+    """What an SAE file says of where it belongs."""
+    prepend = config.text.prepend_bos
+    return SAEMetadata(
+        model_name=config.lm.model,
+        hook_name=subject.hook_point.transformer_lens,
+        hf_hook_name=subject.hook_point.hugging_face(subject.lm.layers_path),
+        prepend_bos=subject.lm.adds_bos if prepend == "auto" else prepend,
+        context_size=config.text.context_size,
+        training_architecture=trained_as,
+        fovea={"job": name, "experiment": config.name},
+    )
+
+
+def remove_working_files(run: RunFolder) -> None:
+    """Drop what only an unfinished run needs: checkpoints and remembered activations."""
+    for folder in (run.checkpoints, run.activations):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+
+def _weights_to_hook(subject: Subject) -> int:
+    """Weights of the lm's layers up to the hooked one."""
+    layers = subject.lm.model.get_submodule(subject.lm.layers_path)
+    names = [str(layer) for layer in range(subject.hook_point.layer + 1)]
+    return sum(parameter.numel() for name in names for parameter in layers.get_submodule(name).parameters())

@@ -1,0 +1,187 @@
+"""The run folder (DESIGN section 6): whose it is, what it was made with, and one owner at a time."""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from fovea import __version__
+from fovea.atomic import write_json, write_text
+from fovea.config import dump_toml, load_toml
+from fovea.errors import RunError
+from fovea.experiment.config import ExperimentConfig, resolve
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "datasets", "pydantic")
+
+
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment = path / "experiment.toml"
+        self.provenance = path / "provenance.json"
+        self.corpora = path / "corpora"
+        self.general = path / "general"
+        self.saes = path / "saes"
+        self.checkpoints = path / "checkpoints"
+        self.activations = path / "activations"
+        self.calibration = path / "calibration"
+        self.evaluation = path / "evaluation"
+        self.features = path / "features"
+        self.metrics = path / "metrics.jsonl"
+        self.report = path / "report.html"
+        self.log = path / "log.jsonl"
+
+    def config(self) -> ExperimentConfig:
+        """The resolved experiment.
+
+        Raises:
+            RunError: this is not a run folder.
+        """
+        if not self.experiment.exists():
+            raise RunError(f"{str(self.path)!r} holds no experiment.toml, so it is not a run; give the folder of a run")
+        return resolve(load_toml(self.experiment), where=str(self.experiment))
+
+
+@contextmanager
+def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[RunFolder]:
+    """The folder, locked for this process, holding this experiment and no other.
+
+    Raises:
+        RunError: the folder holds something else, another experiment, or a run in progress.
+    """
+    run = RunFolder(path)
+    _refuse_foreign(run, config, resume=resume)
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path), _logging_to(run.log):
+        if not run.experiment.exists():
+            write_text(run.experiment, dump_toml(config))
+        yield run
+
+
+def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -> None:
+    where = str(run.path)
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"--out {where!r} is a file; give a new folder")
+    held = [entry.name for entry in run.path.iterdir() if entry.name not in {".lock", "log.jsonl"}] if run.path.exists() else []
+    if not held:
+        return
+    if not run.experiment.exists():
+        raise RunError(f"--out {where!r} is not empty and not a run (it holds {held[0]!r}); give a new folder")
+    if not resume:
+        raise RunError(f"--out {where!r} already holds a run; add --resume to continue it, or give a new folder")
+    before, now = run.experiment.read_text(), dump_toml(config)
+    if before != now:
+        changed = sorted(set(before.splitlines()) ^ set(now.splitlines()))
+        raise RunError(
+            f"--out {where!r} holds another experiment (differs in {'; '.join(changed[:4])}); "
+            "restore those settings to resume it, or give a new folder"
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is working in {str(path)!r}; wait for it or give a new folder") from None
+        yield
+
+
+class _JsonLines(logging.Handler):
+    """Appends each record as one json line."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__(logging.INFO)
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.flush()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    logger = logging.getLogger("fovea")
+    with path.open("a", encoding="utf-8") as file:
+        handler = _JsonLines(file)
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+def write_provenance(run: RunFolder, *, command: str, fingerprints: dict[str, Any]) -> None:
+    """What made this run; kept from the first start, later starts are appended."""
+    starts: list[dict[str, Any]] = []
+    if run.provenance.exists():
+        starts = json.loads(run.provenance.read_text())["starts"]
+    starts.append({"time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": command})
+    write_json(
+        run.provenance,
+        {
+            "fovea": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "machine": {
+                "system": platform.system(),
+                "architecture": platform.machine(),
+                "processor": _processor(),
+                "cores": os.cpu_count(),
+            },
+            "starts": starts,
+            **fingerprints,
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the source tree that fovea runs from, "-dirty" if changed; None when it is not a checkout."""
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists():
+        return None
+    asked = subprocess.run(
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def command_line() -> str:
+    """The command as typed, for provenance; the program's own path is left out."""
+    return " ".join(["fovea", *sys.argv[1:]])

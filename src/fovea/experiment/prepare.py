@@ -1,0 +1,182 @@
+"""Before training: the lm, g, the tokenised corpora, the token filter and the scales. All kept in the run folder.
+
+    references --> lm, g --(do they fit?)--> tokens of D and of general text --> filter --> mean and scale of x on D
+"""
+
+import json
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fovea.atomic import write_json, write_tensors
+from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm
+from fovea.data.clean import Cleaner, LMScorer
+from fovea.data.scale import InputScale
+from fovea.data.store import ChunkStore
+from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
+from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
+from fovea.experiment.folder import RunFolder
+from fovea.experiment.progress import stage
+from fovea.lm.hookpoint import HookPoint
+from fovea.lm.load import load_lm
+from fovea.lm.model import LM
+from fovea.sae.files import LoadedSAE, check_fits, load_sae
+from fovea.sae.frozen import FrozenSAE
+
+log = logging.getLogger("fovea")
+_CALIBRATION_ROWS = 8192
+
+
+class Subject(NamedTuple):
+    """What a run studies: the lm at a hook point, with g."""
+
+    lm: LM
+    hook_point: HookPoint
+    general: LoadedSAE | None
+    frozen: FrozenSAE | None
+
+
+class Material(NamedTuple):
+    """One corpus, ready to be read."""
+
+    corpus: TokenisedCorpus
+    train: ActivationChunks
+    heldout: ActivationChunks
+
+
+class Calibration(NamedTuple):
+    """Statistics of x on the training split of a corpus, fixed before the first step."""
+
+    rows: Float[Tensor, "tokens d_in"]
+    input: InputScale
+
+
+def load_subject(config: ExperimentConfig) -> Subject:
+    """The lm and g, checked against each other.
+
+    Raises:
+        ModelError: the hook point is not in the lm.
+        SAEError: g has another width or belongs to another hook point or lm.
+    """
+    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=config.lm.device)
+    hook_point = HookPoint.parse(config.lm.hook_point)
+    lm.check(hook_point)
+    if config.general is None:
+        return Subject(lm, hook_point, None, None)
+    general = load_sae(config.general.sae)
+    check_fits(general, lm_name=lm.name, d_model=lm.d_model, hook_point=str(hook_point))
+    return Subject(lm, hook_point, general, FrozenSAE(general.sae))
+
+
+def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
+    """The corpora by name: "general" (if any) and each domain; made on the first call, opened on later ones."""
+    corpora: dict[str, TokenisedCorpus] = {}
+    if config.general is not None:
+        corpora["general"] = _tokens(config, run, subject, source=config.general, name="general")
+    for domain in config.domain:
+        corpora[domain.name] = _tokens(config, run, subject, source=domain, name=domain.name)
+        if "general" in corpora:
+            check_distinct(corpora[domain.name], corpora["general"])
+    return corpora
+
+
+def _tokens(
+    config: ExperimentConfig, run: RunFolder, subject: Subject, *, source: DomainConfig | GeneralConfig, name: str
+) -> TokenisedCorpus:
+    corpus = CorpusConfig(
+        reference=source.corpus,
+        text_field=source.text_field,
+        heldout_fraction=config.text.heldout_fraction,
+        max_train_tokens=source.max_train_tokens,
+        max_heldout_tokens=source.max_heldout_tokens,
+    )
+    packing = PackingConfig(context_size=config.text.context_size, prepend_bos=config.text.prepend_bos)
+    cleaner = None
+    if isinstance(source, DomainConfig) and source.clean is not None:
+        scorer = LMScorer(load_lm(source.clean.scorer, device=config.lm.device), n_tokens=source.clean.piece_tokens)
+        cleaner = Cleaner(scorer, max_loss=source.clean.max_loss)
+    limits = [limit for limit in (source.max_train_tokens, source.max_heldout_tokens) if limit]
+    total = sum(limits) if len(limits) == 2 else None
+    with stage(f"tokenising {name}", total, unit="tokens") as advance:
+        done = 0
+
+        def on_progress(n_documents: int, n_tokens: int) -> None:
+            nonlocal done
+            del n_documents
+            advance(n_tokens - done)
+            done = n_tokens
+
+        return build_tokens(
+            corpus, subject.lm, folder=run.corpora / name, packing=packing, cleaner=cleaner, on_progress=on_progress
+        )
+
+
+def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, packed: PackedTokens) -> TokenFilter:
+    """The filter, with the massive-norm threshold measured once per run on `packed` and stored."""
+    path = run.calibration / "filter.json"
+    if path.exists():
+        return TokenFilter.from_dict(json.loads(path.read_text())["filter"])
+    plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
+    median = measure_norm(subject.lm, subject.hook_point, packed, token_filter=plain)
+    measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=config.text.max_norm_ratio * median)
+    write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
+    log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
+    return measured
+
+
+def materials(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, Material]:
+    """Everything that is read, by corpus name: "general" first (if any), then each domain."""
+    corpora = tokenise(config, run, subject)
+    keep = token_filter(config, run, subject, next(iter(corpora.values())).train)
+    return {name: _material(config, run, subject, corpus=corpus, keep=keep) for name, corpus in corpora.items()}
+
+
+def _material(
+    config: ExperimentConfig, run: RunFolder, subject: Subject, *, corpus: TokenisedCorpus, keep: TokenFilter
+) -> Material:
+    """Activations of both splits; those of the training split are remembered on disk if the experiment allows it."""
+    train, heldout = (
+        ActivationChunks(
+            subject.lm,
+            subject.hook_point,
+            packed=packed,
+            token_filter=keep,
+            contexts_per_chunk=config.text.contexts_per_chunk,
+            contexts_per_batch=config.text.contexts_per_batch,
+        )
+        for packed in (corpus.train, corpus.heldout)
+    )
+    if config.train.cache_gigabytes > 0:
+        max_bytes = int(config.train.cache_gigabytes * 1e9)
+        folder = run.activations / corpus.name
+        train.remember(ChunkStore(folder, key=train.key, dtype=subject.lm.dtype, max_bytes=max_bytes))
+    return Material(corpus, train, heldout)
+
+
+def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
+    """Mean and scale of x on the first rows of a split, measured once per run and stored."""
+    path = run.calibration / f"{chunks.packed.name}.safetensors"
+    if not path.exists():
+        rows: list[Tensor] = []
+        for index in range(chunks.n_chunks):
+            rows.append(chunks.chunk(index).x)
+            if sum(len(part) for part in rows) >= _CALIBRATION_ROWS:
+                break
+        x = torch.cat(rows)[:_CALIBRATION_ROWS]
+        fitted = InputScale.fit(x)
+        scale = torch.tensor([fitted.scale], dtype=torch.float64)
+        write_tensors(path, {"rows": x, "mean": fitted.mean, "scale": scale})
+    stored = load_file(path)
+    return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
+
+
+def general_provenance(subject: Subject) -> dict[str, Any]:
+    """Fingerprints of what the run stands on."""
+    return {
+        "lm": {"name": subject.lm.name, "fingerprint": subject.lm.fingerprint, "dtype": str(subject.lm.dtype)},
+        "general_sae": None if subject.frozen is None else {"fingerprint": subject.frozen.fingerprint()},
+    }

@@ -1,0 +1,105 @@
+"""BatchTopK: the tokens * k largest pre-activations of a batch fire in training, those above a threshold at inference.
+
+    x --(- pre_bias, W_enc, b_enc)--> pre --(ReLU, keep tokens * k largest | keep > threshold)--> latents --> x_hat
+
+Source: Bussmann et al. 2024 (arXiv 2412.06410). The threshold is a moving average of the smallest kept activation. We
+correct it for its start at zero (as Adam does), so short runs are right too, and average over about 100 steps, not
+1,000: one batch already pins that quantile to about 1%, and a longer memory would lag behind the weights.
+Decoder rows stay at length 1. Saved as jumprelu.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from fovea.sae.auxk import Objective, competition, step
+from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.jumprelu import JumpReLUSAE
+from fovea.sae.sparse import select_batch_topk
+from fovea.sae.terms import AUX_WEIGHT
+from fovea.sae.topk import check_k
+
+
+class BatchTopKConfig(SAEConfig):
+    """Settings of a BatchTopK SAE."""
+
+    kind: Literal["batch_topk"] = "batch_topk"
+    k: PositiveInt
+    "Latents that fire per token, mean over a batch."
+    aux_weight: NonNegativeFloat = AUX_WEIGHT
+    "Weight of AuxK, which revives dead latents."
+    threshold_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
+    "Decay per step of the average that becomes the threshold."
+
+    @property
+    def label(self) -> str:
+        """Like k16."""
+        return f"k{self.k}"
+
+    def from_weights(self, weights: Weights) -> "BatchTopKSAE":
+        """A BatchTopK SAE with these weights and no threshold yet."""
+        return BatchTopKSAE(weights, self)
+
+
+class BatchTopKSAE(SAE):
+    """Sparse autoencoder whose tokens * k largest positive pre-activations fire in a batch.
+
+    Raises:
+        ConfigError: k exceeds the number of latents.
+    """
+
+    file_architecture = "jumprelu"
+    latent_tensors = ("b_enc",)
+
+    threshold_sum: Tensor
+    threshold_weight: Tensor
+
+    def __init__(self, weights: Weights, config: BatchTopKConfig) -> None:
+        super().__init__(weights, unit_decoder=True)
+        check_k(config.k, self.d_sae)
+        self.config, self.k = config, config.k
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.register_buffer("threshold_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def threshold(self) -> Float[Tensor, ""]:
+        """What a pre-activation must exceed at inference; 0 before the first step."""
+        return (self.threshold_sum / self.threshold_weight.clamp_min(1e-300)).float()
+
+    def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
+        """Latents of x: pre-activations above the threshold. A token's latents do not depend on the batch."""
+        pre = self.centred(x) @ self.W_enc + self.b_enc
+        return torch.where(pre > self.threshold, pre, 0.0)
+
+    def loss(
+        self, x: Float[Tensor, "tokens {self.d_in}"], target: Float[Tensor, "tokens {self.d_in}"], state: StepState
+    ) -> StepResult:
+        """mse + AuxK."""
+        at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
+        code = select_batch_topk(at.x_centred, at.encoder, self.k)
+        return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
+
+    @torch.no_grad()
+    def after_step(self, result: StepResult) -> None:
+        """Average the smallest kept activation into the threshold; a batch that kept nothing says nothing."""
+        smallest = result.observed["smallest_kept"].double()
+        if not torch.isnan(smallest):
+            decay = self.config.threshold_decay
+            self.threshold_sum.mul_(decay).add_((1 - decay) * smallest)
+            self.threshold_weight.mul_(decay).add_(1 - decay)
+
+    @torch.no_grad()
+    def inference_form(self) -> JumpReLUSAE:
+        """The same latents as jumprelu, with the threshold repeated for every latent."""
+        sae = JumpReLUSAE(self.weights)
+        sae.b_enc.copy_(self.b_enc)
+        sae.threshold.copy_(self.threshold.expand(self.d_sae))
+        return sae.requires_grad_(False)
+
+    def elementwise(self) -> Elementwise:
+        """The inference rule: one threshold for all latents."""
+        return self.inference_form().elementwise()

@@ -1,0 +1,307 @@
+"""One SAE in one folder, in the SAELens v6 layout, so that sae_lens loads it as it is.
+
+    FOLDER/sae_weights.safetensors   W_enc W_dec b_dec and the architecture's own tensors
+    FOLDER/fovea.safetensors         only where the pre-bias is a vector of its own: that vector, and biases without it
+    FOLDER/cfg.json                  architecture, shapes, conventions, metadata; written last, it marks a whole folder
+
+batch_topk is written as jumprelu with its threshold repeated. A pre-bias of its own, which SAELens has no place for, is
+folded into the encoder biases in float64; our reader takes the unfolded ones from beside them.
+
+Source: SAELens 6.54.12, saes/sae.py and loading/pretrained_sae_loaders.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fovea.atomic import write_json, write_tensors
+from fovea.config import Config
+from fovea.errors import ModelError, SAEError, UnknownReferenceError
+from fovea.lm.hookpoint import HookPoint
+from fovea.sae.architectures import FILE_FORMS
+from fovea.sae.base import SAE, PreBias, Weights
+
+SAE_LENS_VERSION = "6.54.12"
+"The release whose layout this is; older than 6 (or absent) would make sae_lens rewrite the file as a legacy one."
+
+CFG, WEIGHTS, OWN_BIASES = "cfg.json", "sae_weights.safetensors", "fovea.safetensors"
+
+_STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class SAEMetadata(Config):
+    """Where an SAE belongs and where it came from; None where a file does not say."""
+
+    model_name: str | None = None
+    "Reference of the lm."
+    hook_name: str | None = None
+    "Hook point, TransformerLens spelling."
+    hf_hook_name: str | None = None
+    "Hook point, Hugging Face module path."
+    prepend_bos: bool | None = None
+    context_size: int | None = None
+    training_architecture: str | None = None
+    "What it was trained as, where that differs from what the file holds (batch_topk)."
+    fovea: dict[str, Any] = Field(default_factory=dict)
+    "Our own: job, ledger, blocks of a stack."
+    other: dict[str, Any] = Field(default_factory=dict)
+    "Keys of other writers, kept."
+
+
+class LoadedSAE(NamedTuple):
+    """An SAE from a file and what the file says about it."""
+
+    sae: SAE
+    metadata: SAEMetadata
+    reference: str
+
+
+def save_sae(
+    sae: SAE,
+    folder: Path,
+    *,
+    metadata: SAEMetadata,
+    storage_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+) -> None:
+    """Write the inference form of `sae` to `folder`, replacing an SAE that is there.
+
+    Args:
+        storage_dtype: Precision of the two matrices in the file; the rest is float32, and so is all that is loaded.
+
+    Raises:
+        SAEError: a weight is NaN or infinite.
+        OSError: the disk is full or not writable; the folder then holds no cfg.json, so it is not taken for an SAE.
+    """
+    form = sae.inference_form()
+    _round_matrices(form, _STORAGE[storage_dtype])
+    tensors = state_tensors(form)
+    _check_finite(tensors, str(folder))
+    for name in (CFG, WEIGHTS, OWN_BIASES):
+        (folder / name).unlink(missing_ok=True)
+    if form.frozen_pre_bias is not None:
+        write_tensors(folder / OWN_BIASES, {name: tensors[name] for name in ("pre_bias", *form.biases_at(form.b_dec))})
+        tensors |= form.biases_at(torch.zeros_like(form.b_dec))
+        del tensors["pre_bias"]
+    stored = {name: _stored(name, tensor, _STORAGE[storage_dtype]) for name, tensor in tensors.items()}
+    write_tensors(folder / WEIGHTS, stored)
+    write_json(folder / CFG, _cfg(form, metadata))
+
+
+def read_sae(folder: Path) -> LoadedSAE:
+    """The SAE in a folder of the SAELens v6 layout, float32 on the CPU, not trainable.
+
+    Raises:
+        UnknownReferenceError: there is no such folder, or no cfg.json in it.
+        SAEError: a file is missing or damaged, a key or tensor is missing, of the wrong shape, NaN or infinite, or the
+            architecture or a convention is not supported.
+    """
+    cfg = _read_cfg(folder)
+    tensors = _read_tensors(folder / WEIGHTS)
+    own = _read_tensors(folder / OWN_BIASES) if (folder / OWN_BIASES).exists() else {}
+    sae = assemble(cfg, {**tensors, **own}, where=str(folder))
+    return LoadedSAE(sae, _read_metadata(cfg, folder), str(folder))
+
+
+def load_sae(reference: str | Path) -> LoadedSAE:
+    """The SAE that a reference names: a folder, saelens:RELEASE/ID, hf:OWNER/REPO/PATH or bundled:NAME.
+
+    Raises:
+        UnknownReferenceError: the reference does not resolve.
+        SAEError: what it resolves to cannot be used.
+    """
+    from fovea.sae import references
+
+    return references.load(str(reference))
+
+
+def assemble(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> SAE:
+    """An SAE from the contents of cfg.json and the tensors; a tensor "pre_bias" is a pre-bias of its own.
+
+    Raises:
+        SAEError: something is missing, of the wrong shape, NaN or infinite, or not supported.
+    """
+    _check_conventions(cfg, where)
+    _check_finite(tensors, where)
+    d_in, d_sae = cfg["d_in"], cfg["d_sae"]
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    _check_shapes(tensors, shapes, where)
+    pre_bias: PreBias = "tied" if cfg["apply_b_dec_to_input"] else "none"
+    if "pre_bias" in tensors:
+        pre_bias = tensors["pre_bias"]
+    # An SAE whose output is added to another's was built without an output bias; its b_dec is exactly zero.
+    b_dec = None if isinstance(pre_bias, Tensor) and not tensors["b_dec"].any() else tensors["b_dec"]
+    sae = FILE_FORMS[cfg["architecture"]](Weights(tensors["W_enc"], tensors["W_dec"], b_dec, pre_bias), cfg)
+    own = {name: p for name, p in sae.named_parameters() if name not in ("W_enc", "W_dec", "b_dec")}
+    _check_shapes(tensors, {name: tuple(parameter.shape) for name, parameter in own.items()}, where)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return sae.requires_grad_(False)
+
+
+def check_fits(loaded: LoadedSAE, *, lm_name: str, d_model: int, hook_point: str) -> None:
+    """Refuse an SAE that does not read this hook point of this lm. What the file does not say is not held against it.
+
+    Raises:
+        SAEError: the width differs, or the file names another hook point.
+    """
+    if loaded.sae.d_in != d_model:
+        raise SAEError(
+            f"SAE {loaded.reference!r} reads vectors of width {loaded.sae.d_in}, but {lm_name!r} has width {d_model}; "
+            f"choose an SAE trained on that model"
+        )
+    named = loaded.metadata.hook_name or loaded.metadata.hf_hook_name
+    if named is None:
+        return
+    try:
+        same = HookPoint.parse(named) == HookPoint.parse(hook_point)
+    except ModelError:
+        same = named == hook_point
+    if not same:
+        raise SAEError(
+            f"SAE {loaded.reference!r} is for hook point {named!r}, but the experiment reads {hook_point!r}; "
+            f"set lm.hook_point to {named!r} or choose another SAE"
+        )
+
+
+def fingerprint(sae: SAE) -> str:
+    """SHA-256 of the inference form, hexadecimal: equal for an SAE and what is read back from its float32 file."""
+    form = sae.inference_form()
+    settings = json.dumps(form.file_settings(), sort_keys=True)
+    digest = hashlib.sha256(f"{form.file_architecture} {settings} {form.pre_bias_is_tied}".encode())
+    for name, tensor in sorted(state_tensors(form).items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def state_tensors(sae: SAE) -> dict[str, Tensor]:
+    """Weights of an inference form by SAELens name, plus "pre_bias" where it is a vector of its own."""
+    tensors = {name: parameter.detach() for name, parameter in sae.named_parameters()} | {"b_dec": sae.b_dec.detach()}
+    return tensors if sae.frozen_pre_bias is None else tensors | {"pre_bias": sae.frozen_pre_bias}
+
+
+def _cfg(form: SAE, metadata: SAEMetadata) -> dict[str, Any]:
+    said = metadata.model_dump(mode="json", exclude={"fovea", "other"}, exclude_none=True)
+    return {
+        "architecture": form.file_architecture,
+        "d_in": form.d_in,
+        "d_sae": form.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": form.pre_bias_is_tied,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **form.file_settings(),
+        "metadata": {"sae_lens_version": SAE_LENS_VERSION, **metadata.other, **said, "fovea": metadata.fovea},
+    }
+
+
+def _read_cfg(folder: Path) -> dict[str, Any]:
+    path = folder / CFG
+    if not path.is_file():
+        raise UnknownReferenceError(
+            f"{str(folder)!r} holds no {CFG}, so it is not an SAE; give a folder with {CFG} and {WEIGHTS}"
+        )
+    try:
+        cfg = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SAEError(f"{path} is not valid json ({error}); write or download the SAE again") from None
+    if not isinstance(cfg, dict):
+        raise SAEError(f"{path} holds a {type(cfg).__name__}, not an object; write or download the SAE again")
+    return cfg
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except FileNotFoundError:
+        raise SAEError(f"{path} is missing beside {CFG}; write or download the SAE again") from None
+    except SafetensorError as error:
+        raise SAEError(f"{path} is damaged ({error}); write or download the SAE again") from None
+
+
+def _read_metadata(cfg: Mapping[str, Any], folder: Path) -> SAEMetadata:
+    said: dict[str, Any] = cfg.get("metadata", {})
+    version = str(said.get("sae_lens_version", "none"))
+    if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < 6:
+        raise SAEError(
+            f"{folder / CFG} says sae_lens_version {version!r}, but the layout is that of 6.0 and later; load it with "
+            "a current sae_lens and save it again"
+        )
+    known = set(SAEMetadata.model_fields) - {"other"}
+    other = {key: value for key, value in said.items() if key not in known | {"sae_lens_version"}}
+    try:
+        return SAEMetadata(**{key: said[key] for key in known if key in said}, other=other)
+    except ValidationError as error:
+        raise SAEError(f"{folder / CFG} has metadata of the wrong type: {error}; correct it") from None
+
+
+_ALLOWED: Mapping[str, tuple[Any, ...]] = {
+    "architecture": tuple(FILE_FORMS),
+    "normalize_activations": ("none",),
+    "reshape_activations": ("none",),
+    "rescale_acts_by_decoder_norm": (False,),
+    "apply_b_dec_to_input": (True, False),
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    "rescale_acts_by_decoder_norm": False,
+}
+
+
+def _check_conventions(cfg: Mapping[str, Any], where: str) -> None:
+    for key in ("architecture", "d_in", "d_sae", "apply_b_dec_to_input"):
+        if key not in cfg:
+            raise SAEError(f"{where}: {CFG} has no {key!r}; write it as sae_lens 6 does")
+    for key, allowed in _ALLOWED.items():
+        value = {**_DEFAULTS, **cfg}.get(key)
+        if value not in allowed:
+            raise SAEError(
+                f"{where}: {key} = {value!r} is not supported, only {', '.join(map(repr, allowed))}; fold it into the "
+                "weights with sae_lens (fold_W_dec_norm, fold_activation_norm_scaling_factor) or choose another SAE"
+            )
+    if cfg["architecture"] == "topk" and not isinstance(cfg.get("k"), int):
+        raise SAEError(f"{where}: architecture topk needs a whole number k, but {CFG} has {cfg.get('k')!r}; add it")
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise SAEError(
+                f"{where}: tensor {name!r} is missing, found {', '.join(sorted(tensors))}; save the SAE again"
+            )
+        if tuple(tensors[name].shape) != shape:
+            raise SAEError(
+                f"{where}: tensor {name!r} has shape {tuple(tensors[name].shape)}, but {CFG} makes it {shape}; "
+                "one of the two belongs to another SAE"
+            )
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        n_bad = int((~tensor.isfinite()).sum())
+        if n_bad:
+            raise SAEError(
+                f"{where}: tensor {name!r} holds {n_bad} values that are NaN or infinite; train the SAE again"
+            )
+
+
+@torch.no_grad()
+def _round_matrices(form: SAE, dtype: torch.dtype) -> None:
+    """Round W_enc and W_dec to `dtype`, before anything is folded with them."""
+    for matrix in (form.W_enc, form.W_dec):
+        matrix.copy_(matrix.to(dtype))
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if name in ("W_enc", "W_dec") else tensor.float()

@@ -1,0 +1,118 @@
+"""Gated SAE: one path decides whether a latent fires, another how strongly; both share W_enc.
+
+    x --(- pre_bias, W_enc)--> product --(+ b_gate)----------------> gate       fires where above 0
+                                     \\--(* exp(r_mag), + b_mag)---> magnitude  ReLU
+    latents = ReLU(magnitude) where the gate fires --(W_dec, b_dec)--> x_hat
+
+Objective: mse + l1 * sum of ReLU(gate) + mse of the reconstruction that ReLU(gate) gives through a frozen decoder. The
+last term is what trains the gate, through which mse has no gradient.
+
+Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), section 3. Options: free decoder rows, whose lengths then enter
+the L1 term, and an auxiliary decoder that is not frozen, reproduce the code of Drori 2024 (a fork of SAELens).
+"""
+
+import copy
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+
+from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.encoder import trained_pre
+from fovea.sae.terms import l1, mse
+
+
+class GatedConfig(SAEConfig):
+    """Settings of a gated SAE."""
+
+    kind: Literal["gated"] = "gated"
+    l1: NonNegativeFloat
+    "Weight of the L1 term on the gate, for inputs and targets of mean squared norm d_in."
+    decoder_norm: Literal["unit", "free"] = "unit"
+    "Hold decoder rows at length 1, or not."
+    init_norm: PositiveFloat = 0.1
+    "Length of free decoder rows at the start."
+    detach_aux_decoder: bool = True
+    "The auxiliary reconstruction does not move the decoder (the paper); False: it does (the seed's code, SAELens)."
+
+    @property
+    def label(self) -> str:
+        """Like l1_4."""
+        return f"l1_{self.l1:g}"
+
+    @property
+    def decoder_init_norm(self) -> float:
+        """Length of decoder rows at the start."""
+        return self.init_norm if self.decoder_norm == "free" else 1.0
+
+    def from_weights(self, weights: Weights) -> "GatedSAE":
+        """A gated SAE with these weights, both paths alike."""
+        return GatedSAE(weights, self)
+
+
+class GatedSAE(SAE):
+    """Sparse autoencoder with separate gate and magnitude.
+
+    Args:
+        config: Settings of the loss; None for an SAE that is only used.
+    """
+
+    file_architecture = "gated"
+    latent_tensors = ("b_gate", "b_mag")
+
+    def __init__(self, weights: Weights, config: GatedConfig | None = None) -> None:
+        super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
+        self.config = config
+        self.b_gate = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+
+    def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
+        """Latents of x: magnitudes where the gate is above 0."""
+        product = self.centred(x) @ self.W_enc
+        return self._magnitude(product, product + self.b_gate)
+
+    def loss(
+        self, x: Float[Tensor, "tokens {self.d_in}"], target: Float[Tensor, "tokens {self.d_in}"], state: StepState
+    ) -> StepResult:
+        """mse + L1 on the gate + auxiliary mse through the gate."""
+        config = self.config
+        assert config is not None, "an SAE loaded for inference has no objective; build it from a GatedConfig"
+        product = trained_pre(self, x, torch.zeros_like(self.b_gate), compute_dtype=config.compute_dtype)
+        gate = product + self.b_gate
+        latents = self._magnitude(product, gate)
+        x_hat = latents @ self.W_dec + self.b_dec
+        open_gate = gate.relu()
+        W_dec, b_dec = (
+            (self.W_dec.detach(), self.b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, self.b_dec)
+        )
+        norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
+        terms = {"mse": mse(x_hat, target)}
+        if config.l1:
+            terms["l1"] = state.sparsity_scale * config.l1 * l1(open_gate, norms)
+        terms["aux"] = mse(open_gate @ W_dec + b_dec, target)
+        n_fired = (latents.detach() > 0).sum(dim=0)
+        return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
+
+    def inference_form(self) -> "GatedSAE":
+        """A copy: training and inference are the same."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    @torch.no_grad()
+    def elementwise(self) -> Elementwise:
+        """The gate fires where magnitude > b_mag - exp(r_mag) b_gate, so that is the threshold (it may be negative)."""
+        gain = self.r_mag.double().exp()
+        W = (self.W_enc.double() * gain).float()
+        return Elementwise(W, self.b_mag.detach(), (self.b_mag.double() - gain * self.b_gate.double()).float())
+
+    @torch.no_grad()
+    def biases_at(self, pre_bias: Float[Tensor, " d_in"]) -> dict[str, Float[Tensor, " d_sae"]]:
+        """Encoder biases that give the same latents when `pre_bias` is subtracted instead; summed in float64."""
+        shift = (pre_bias.double() - self.input_bias().double()) @ self.W_enc.double()
+        b_mag = self.b_mag.double() + shift * self.r_mag.double().exp()
+        return {"b_gate": (self.b_gate.double() + shift).float(), "b_mag": b_mag.float()}
+
+    def _magnitude(self, product: Tensor, gate: Tensor) -> Tensor:
+        return torch.where(gate > 0, (product * self.r_mag.exp() + self.b_mag).relu(), 0.0)

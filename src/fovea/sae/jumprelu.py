@@ -1,0 +1,148 @@
+"""JumpReLU: a latent fires where its pre-activation exceeds a threshold of its own, which is learned.
+
+    x --(- pre_bias, W_enc, b_enc)--> pre --(pre where pre > threshold, else 0)--> latents --(W_dec, b_dec)--> x_hat
+
+Objective: mse + (L0 / target_l0 - 1)^2 + a pull on dead latents. Thresholds get their gradient from a straight-through
+estimate: the average over pre-activations within bandwidth / 2 of the threshold.
+
+Source: Rajamanoharan et al. 2024 (arXiv 2407.14435); quadratic penalty as in its appendix; pre-activation loss from
+Anthropic, Circuits Updates January 2025. Where we differ: the threshold is trained directly, not its logarithm. Adam
+moves a number by about lr per step whatever its size, so a direct threshold crosses the scale of pre-activations in a
+short run while a logarithm that starts small would not; and files may hold thresholds that have none (0, and below
+after a gated SAE is stacked). `after_step` keeps it from going below 0, where it would mean the same as 0.
+"""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.encoder import trained_pre
+from fovea.sae.terms import dead_pre, mse, target_l0
+
+
+class JumpReLUConfig(SAEConfig):
+    """Settings of a JumpReLU SAE."""
+
+    kind: Literal["jumprelu"] = "jumprelu"
+    target_l0: PositiveFloat
+    "Latents that should fire per token, mean over tokens."
+    l0_weight: PositiveFloat = 1.0
+    "Weight of (L0 / target_l0 - 1)^2 in units of d_in, the squared norm of a target of unit variance."
+    bandwidth: PositiveFloat = 0.5
+    "Width of the window in which a threshold receives gradient, in (scaled) units of pre."
+    threshold_init: PositiveFloat = 0.5
+    "Thresholds at the start, in (scaled) units of pre."
+    dead_weight: NonNegativeFloat = 3e-6
+    "Weight of the pre-activation loss on dead latents."
+    decoder_norm: Literal["unit", "free"] = "unit"
+    "Hold decoder rows at length 1, or not."
+
+    @property
+    def label(self) -> str:
+        """Like l0_20."""
+        return f"l0_{self.target_l0:g}"
+
+    def from_weights(self, weights: Weights) -> "JumpReLUSAE":
+        """A JumpReLU SAE with these weights and thresholds at `threshold_init`."""
+        sae = JumpReLUSAE(weights, self)
+        nn.init.constant_(sae.threshold, self.threshold_init)
+        return sae
+
+
+class JumpReLUSAE(SAE):
+    """Sparse autoencoder with one threshold per latent; also the inference form of batch_topk and of stacks.
+
+    Args:
+        config: Settings of the loss; None for an SAE that is only used.
+    """
+
+    file_architecture = "jumprelu"
+    latent_tensors = ("b_enc", "threshold")
+
+    def __init__(self, weights: Weights, config: JumpReLUConfig | None = None) -> None:
+        super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
+        self.config = config
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.threshold = nn.Parameter(torch.zeros(self.d_sae))
+
+    def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
+        """Latents of x: pre-activations above their thresholds, and above 0."""
+        pre = self.centred(x) @ self.W_enc + self.b_enc
+        return torch.where(pre > self.threshold.clamp_min(0.0), pre, 0.0)
+
+    def loss(
+        self, x: Float[Tensor, "tokens {self.d_in}"], target: Float[Tensor, "tokens {self.d_in}"], state: StepState
+    ) -> StepResult:
+        """mse + target L0 + pre-activation loss on dead latents."""
+        config = self.config
+        assert config is not None, "an SAE loaded for inference has no objective; build it from a JumpReLUConfig"
+        pre = trained_pre(self, x, self.b_enc, compute_dtype=config.compute_dtype)
+        latents: Tensor = _JumpReLU.apply(pre, self.threshold, config.bandwidth)
+        steps: Tensor = _Step.apply(pre, self.threshold, config.bandwidth)
+        l0 = steps.sum() / len(x)
+        x_hat = latents @ self.W_dec + self.b_dec
+        weight = state.sparsity_scale * config.l0_weight * self.d_in
+        terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(l0, config.target_l0)}
+        if config.dead_weight and bool(state.dead.any()):
+            norms = torch.linalg.vector_norm(self.W_dec[state.dead], dim=1)
+            terms["dead"] = config.dead_weight * dead_pre(pre[:, state.dead], self.threshold[state.dead], norms)
+        fired = (latents.detach() > 0).any(dim=0)
+        return StepResult(LossTerms(terms), fired, l0.detach(), x_hat.detach(), {})
+
+    @torch.no_grad()
+    def after_step(self, result: StepResult) -> None:
+        """Keep thresholds at 0 or above."""
+        del result
+        self.threshold.clamp_min_(0.0)
+
+    def inference_form(self) -> "JumpReLUSAE":
+        """A copy: training and inference are the same."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    def elementwise(self) -> Elementwise:
+        """The rule itself."""
+        return Elementwise(self.W_enc.detach(), self.b_enc.detach(), self.threshold.detach())
+
+
+class _JumpReLU(torch.autograd.Function):
+    """pre * 1[pre > threshold]; d/d threshold = -threshold / bandwidth * 1[|pre - threshold| < bandwidth / 2]."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        latents = torch.where(pre > threshold.clamp_min(0.0), pre, 0.0)
+        ctx.save_for_backward(pre, threshold, latents)
+        ctx.bandwidth = bandwidth
+        return latents
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_latents,) = grad_outputs
+        pre, threshold, latents = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        d_threshold = -(threshold / ctx.bandwidth) * (d_latents * near).sum(dim=0)
+        return d_latents * (latents > 0), d_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    """1[pre > threshold]; d/d threshold = -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2], none for pre."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold.clamp_min(0.0)).to(pre.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_steps,) = grad_outputs
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return None, -(d_steps * near).sum(dim=0) / ctx.bandwidth, None

@@ -1,0 +1,160 @@
+"""The general SAE and a domain SAE on its residual as one wider SAE, exactly.
+
+    W_enc = [W_g | W_s]   W_dec = [D_g ; D_s]   b_dec = c_g + c_s   threshold = [t_g | t_s]
+    b_enc = b_j + (P - p_j) W_j for block j, where P is the pre-bias of the whole
+
+Holds for encoders with one rule per latent (relu, jumprelu, thresholded batch_topk, gated). Where both blocks subtract
+the same pre-bias, P is that and the biases are copied; otherwise the shift is summed in float64.
+
+Source: the algebra of concatenated encoders; SAELens (jumprelu) is the layout that can hold it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fovea.errors import SAEError
+from fovea.sae.base import SAE, PreBias, Weights
+from fovea.sae.files import CFG, SAEMetadata, fingerprint, read_sae, save_sae
+from fovea.sae.jumprelu import JumpReLUSAE
+
+MAX_RELATIVE_ERROR = 1e-5
+"Largest |difference| / |reconstruction| of a token."
+
+ROUNDING = 1e-5
+"A pre-activation this close to its threshold, relative to the product it is the sum of, may round to either side."
+
+
+class StackCheck(NamedTuple):
+    """What a comparison of a stack with its two blocks found."""
+
+    n_tokens: int
+    max_relative_error: float
+    n_flips: int
+    "Latents that fire in one and not in the other, and not for rounding."
+    n_ties: int
+    "Latents that do so within rounding of their threshold; their tokens are left out of the error."
+
+
+@torch.no_grad()
+def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
+    """One SAE whose reconstruction is general(x) + domain(x); general's latents come first. Both in raw units.
+
+    Raises:
+        SAEError: the widths differ, or one of them is topk, whose latents compete.
+    """
+    if general.d_in != domain.d_in:
+        raise SAEError(
+            f"the general SAE reads width {general.d_in} and the domain SAE width {domain.d_in}; "
+            "stack SAEs of the same hook point"
+        )
+    rules = (general.elementwise(), domain.elementwise())
+    b_dec = general.b_dec.detach() + domain.b_dec.detach()
+    pre_bias = _shared_pre_bias(general, domain, b_dec)
+    weights = Weights(
+        torch.cat([rule.W_enc for rule in rules], dim=1),
+        torch.cat([general.W_dec.detach(), domain.W_dec.detach()]),
+        b_dec,
+        pre_bias,
+    )
+    stacked = JumpReLUSAE(weights)
+    moved = [
+        _shifted(rule.b_enc, rule.W_enc, stacked.input_bias(), sae.input_bias())
+        for rule, sae in zip(rules, (general, domain), strict=True)
+    ]
+    stacked.b_enc.copy_(torch.cat(moved))
+    stacked.threshold.copy_(torch.cat([rule.threshold for rule in rules]))
+    return stacked.requires_grad_(False)
+
+
+@torch.no_grad()
+def verify_stack(general: SAE, domain: SAE, stacked: SAE, *, probe_x: Float[Tensor, "tokens d_in"]) -> StackCheck:
+    """How a stack and its blocks differ on `probe_x`.
+
+    Raises:
+        SAEError: the relative error of a token exceeds MAX_RELATIVE_ERROR, or a latent flips for more than rounding.
+    """
+    apart = torch.cat([general.encode(probe_x), domain.encode(probe_x)], dim=1)
+    together = stacked.encode(probe_x)
+    differ = (apart > 0) != (together > 0)
+    ties = _within_rounding(stacked, probe_x, differ)
+    n_flips = int((differ & ~ties).sum())
+    y, y_hat = general(probe_x) + domain(probe_x), stacked(probe_x)
+    clean = ~differ.any(dim=1)
+    relative = (y_hat - y).norm(dim=1) / y.norm(dim=1).clamp_min(1e-30)
+    worst = float(relative[clean].max()) if bool(clean.any()) else 0.0
+    check = StackCheck(len(probe_x), worst, n_flips, int(ties.sum()))
+    if n_flips or not worst <= MAX_RELATIVE_ERROR:
+        raise SAEError(
+            f"the stack is not the sum of its blocks: relative error {worst:.1e} (allowed {MAX_RELATIVE_ERROR:.0e}), "
+            f"{n_flips} flipped latents (allowed 0) on {len(probe_x)} tokens; check that both are in raw units of the "
+            "same hook point"
+        )
+    return check
+
+
+def save_stack(
+    general: SAE,
+    domain: SAE,
+    folder: Path,
+    *,
+    probe_x: Float[Tensor, "tokens d_in"],
+    metadata: SAEMetadata,
+    names: tuple[str, str] = ("general", "domain"),
+) -> StackCheck:
+    """Stack, check, write, read back and check what was read.
+
+    Raises:
+        SAEError: as `stack` and `verify_stack`; the folder then holds no cfg.json, so it is not taken for an SAE.
+    """
+    stacked = stack(general, domain)
+    verify_stack(general, domain, stacked, probe_x=probe_x)
+    edges = (0, general.d_sae, general.d_sae + domain.d_sae)
+    blocks = [
+        {"name": name, "start": edges[i], "stop": edges[i + 1], "sha256": fingerprint(sae)}
+        for i, (name, sae) in enumerate(zip(names, (general, domain), strict=True))
+    ]
+    save_sae(stacked, folder, metadata=metadata.model_copy(update={"fovea": {**metadata.fovea, "blocks": blocks}}))
+    try:
+        return verify_stack(general, domain, read_sae(folder).sae, probe_x=probe_x)
+    except SAEError:
+        (folder / CFG).unlink()
+        raise
+
+
+def _shared_pre_bias(general: SAE, domain: SAE, b_dec: Tensor) -> PreBias:
+    """The pre-bias of the whole: the blocks' own where they agree, else the one that moves general's biases least."""
+    ours, theirs = general.input_bias(), domain.input_bias()
+    if torch.equal(ours, b_dec) and (general.pre_bias_is_tied or torch.equal(ours, theirs)):
+        return "tied" if bool(ours.any()) else "none"
+    if torch.equal(ours, theirs):
+        return ours if bool(ours.any()) else "none"
+    if general.pre_bias_is_tied:
+        return "tied"
+    return ours if bool(ours.any()) else "none"
+
+
+def _shifted(b_enc: Tensor, W_enc: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Biases for pre-bias `new` that give the pre-activations which `b_enc` gives for `old`."""
+    if torch.equal(new, old):
+        return b_enc
+    return (b_enc.double() + (new.double() - old.double()) @ W_enc.double()).float()
+
+
+def _within_rounding(
+    stacked: SAE, x: Float[Tensor, "tokens d_in"], differ: Bool[Tensor, "tokens d_sae"]
+) -> Bool[Tensor, "tokens d_sae"]:
+    """Which of the latents in `differ` have a pre-activation that float32 cannot tell from the threshold."""
+    tokens, latents = differ.nonzero(as_tuple=True)
+    rule = stacked.elementwise()
+    centred = x[tokens].double() - stacked.input_bias().double()
+    columns, b_enc = rule.W_enc[:, latents].T.double(), rule.b_enc[latents].double()
+    threshold = rule.threshold[latents].double().clamp_min(0.0)
+    gap = ((centred * columns).sum(dim=1) + b_enc - threshold).abs()
+    scale = centred.norm(dim=1) * columns.norm(dim=1) + b_enc.abs() + threshold
+    ties = torch.zeros_like(differ)
+    ties[tokens, latents] = gap <= ROUNDING * scale
+    return ties

@@ -1,0 +1,95 @@
+"""TopK: the k largest pre-activations of each token fire.
+
+    x --(- pre_bias, W_enc, b_enc)--> pre --(ReLU, keep k largest)--> latents --(W_dec, b_dec)--> x_hat
+
+Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.2-2.3, AuxK in A.2. Decoder rows stay at length 1.
+"""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from fovea.errors import ConfigError, SAEError
+from fovea.sae.auxk import Objective, competition, step
+from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.sparse import select_topk
+from fovea.sae.terms import AUX_WEIGHT
+
+
+class TopKConfig(SAEConfig):
+    """Settings of a TopK SAE."""
+
+    kind: Literal["topk"] = "topk"
+    k: PositiveInt
+    "Latents that may fire per token."
+    aux_weight: NonNegativeFloat = AUX_WEIGHT
+    "Weight of AuxK, which revives dead latents."
+
+    @property
+    def label(self) -> str:
+        """Like k16."""
+        return f"k{self.k}"
+
+    def from_weights(self, weights: Weights) -> "TopKSAE":
+        """A TopK SAE with these weights."""
+        return TopKSAE(weights, self)
+
+
+class TopKSAE(SAE):
+    """Sparse autoencoder whose k largest positive pre-activations fire on each token.
+
+    Raises:
+        ConfigError: k exceeds the number of latents.
+    """
+
+    file_architecture = "topk"
+    latent_tensors = ("b_enc",)
+
+    def __init__(self, weights: Weights, config: TopKConfig) -> None:
+        super().__init__(weights, unit_decoder=True)
+        check_k(config.k, self.d_sae)
+        self.config, self.k = config, config.k
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+
+    def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
+        """Latents of x: at most k above zero in each row."""
+        pre = self.centred(x) @ self.W_enc + self.b_enc
+        top = pre.topk(self.k, dim=-1)
+        return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+
+    def loss(
+        self, x: Float[Tensor, "tokens {self.d_in}"], target: Float[Tensor, "tokens {self.d_in}"], state: StepState
+    ) -> StepResult:
+        """mse + AuxK."""
+        at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
+        code = select_topk(at.x_centred, at.encoder, self.k)
+        return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
+
+    def inference_form(self) -> "TopKSAE":
+        """A copy: training and inference are the same."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    def file_settings(self) -> dict[str, Any]:
+        """k, and that ranking ignores decoder lengths (they are 1)."""
+        return {"k": self.k, "rescale_acts_by_decoder_norm": False}
+
+    def elementwise(self) -> Elementwise:
+        """Does not exist: latents compete for k places."""
+        raise SAEError(
+            f"this SAE is topk with k = {self.k} per token: its latents compete, so it has no threshold of its own and "
+            "cannot be stacked exactly; train batch_topk, jumprelu, gated or relu instead"
+        )
+
+
+def check_k(k: int, d_sae: int) -> None:
+    """Refuse a k that exceeds the width.
+
+    Raises:
+        ConfigError: k > d_sae.
+    """
+    if k > d_sae:
+        raise ConfigError(f"sae.k = {k}, but it must lie between 1 and d_sae = {d_sae}; lower k or raise sae.d_sae")

@@ -1,0 +1,74 @@
+"""What all tests share: unit tests first, no hub, and a loud word about everything that could not run.
+
+make test = unit tests -> browser and slow tests;  make unit = the unit tests alone
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_NO_CHROMIUM = "no Chromium found: on Debian or Ubuntu `apt install chromium`, or set FOVEA_CHROMIUM to one"
+_NO_SAE_LENS = "sae_lens is not installed: `.venv/bin/pip install -c constraints.txt -e .[saelens]`"
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium: FOVEA_CHROMIUM, or the first known name on the PATH."""
+    named = os.environ.get("FOVEA_CHROMIUM")
+    if named:
+        return named if Path(named).exists() else None
+    return next((found for name in _CHROMIUM_NAMES if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the Chromium that browser tests drive (playwright: `executable_path=chromium`)."""
+    found = find_chromium()
+    if found is None:
+        pytest.skip(_NO_CHROMIUM)
+    return found
+
+
+def pytest_report_header() -> list[str]:
+    return [f"chromium: {find_chromium() or 'NONE, the browser tests will be skipped'}"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run unit tests, then browser tests, then slow ones; skip with the reason what the machine cannot run."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is not None) * 2 + bool(item.get_closest_marker("browser"))
+    )
+    reasons: dict[str, str] = {}
+    if find_chromium() is None and not os.environ.get("FOVEA_REQUIRE_CHROMIUM"):
+        reasons["browser"] = _NO_CHROMIUM
+    if importlib.util.find_spec("sae_lens") is None:
+        reasons["saelens"] = _NO_SAE_LENS
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for unit tests, whose tensors are tiny: more threads wait for each other. All cores for slow tests."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads((os.cpu_count() or 1) if item.get_closest_marker("slow") else 1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly, just above the last line, which kinds of test did not run and how to get them."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)]
+    for reason in (_NO_CHROMIUM, _NO_SAE_LENS):
+        n_skipped = sum(reason in report.longrepr[2] for report in skipped)
+        if n_skipped:
+            terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
+            terminalreporter.write_line(f"{n_skipped} tests skipped. {reason}")

@@ -1,0 +1,1 @@
+"""Tests of the way from documents to rows of activations."""

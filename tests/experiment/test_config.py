@@ -1,0 +1,77 @@
+"""The experiment file: sweeps, names, overrides, and one clear message for each mistake."""
+
+from pathlib import Path
+
+import pytest
+from tests.experiment.tiny import experiment
+
+from fovea.config import dump_toml
+from fovea.errors import ConfigError
+from fovea.experiment.config import load_experiment, resolve
+from fovea.experiment.run import demo_experiment
+
+SHIPPED = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+
+
+def test_lists_are_sweeps_and_each_job_has_a_readable_name(tmp_path):
+    config = resolve(experiment(tmp_path), where="test")
+    assert [job.name for job in config.job[:3]] == [f"direct-batch_topk-k{k}-s0" for k in (2, 4, 8)]
+    assert config.job[6].name == "ssae_silence0.25-batch_topk-k1-s0"
+    assert config.job[9].name == "mix0.5-topk-k4-s0"
+
+
+def test_what_is_resolved_and_written_resolves_to_itself(tmp_path):
+    import tomllib
+
+    config = resolve(experiment(tmp_path), where="test")
+    assert resolve(tomllib.loads(dump_toml(config)), where="again") == config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_experiment_is_valid(path):
+    assert load_experiment(path).n_steps >= 1
+
+
+def test_the_demo_holds_three_methods_at_three_sparsities():
+    config = demo_experiment()
+    assert {job.method.kind_name for job in config.job} == {"direct", "finetune", "ssae"}
+    assert len(config.job) == 9
+
+
+def test_an_override_reaches_a_nested_setting_and_a_list_entry():
+    config = demo_experiment(("train.n_tokens=4096", 'domain.0.corpus="bundled:history"'))
+    assert config.train.n_tokens == 4096
+    assert config.domain[0].corpus == "bundled:history"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trian": {}}, r"unknown setting 'trian'.*did you mean 'train'"),
+        ({"train": {"n_token": 5}}, r"train\.n_token.*did you mean 'n_tokens'"),
+        ({"train": {"n_tokens": 0}}, r"train\.n_tokens.*greater than 0"),
+        ({"train": {"n_tokens": 10, "batch_size": 100}}, "less than one batch"),
+        ({"domain": []}, "domain"),
+        ({"domain": [{"name": "general", "corpus": "x"}]}, "'general' is taken"),
+        ({"domain": [{"name": "No Spaces", "corpus": "x"}]}, r"domain\.0\.name"),
+        ({"general": False}, "needs general text and a general SAE"),
+        ({"job": [{"method": {"kind": "direct"}, "sae": {"kind": "batch_topk", "d_sae": 0, "k": 4}}]}, "d_sae"),
+        ({"job": [{"method": {"kind": "direkt"}, "sae": {"kind": "topk", "d_sae": 8, "k": 4}}]}, "direkt"),
+        (
+            {"job": [{"method": {"kind": "direct"}, "sae": {"kind": "topk", "d_sae": 8, "k": 4}}] * 2},
+            "two jobs are named",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(experiment(tmp_path, **change), where="test")
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("name = \n")
+    with pytest.raises(ConfigError, match="not valid toml"):
+        load_experiment(path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_experiment(tmp_path / "absent.toml")
