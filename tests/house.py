@@ -23,6 +23,7 @@ LAYERS = (
     ("eval",),
     ("report",),
     ("experiment",),
+    ("api",),
     ("cli",),
 )
 "Left to right: a module imports from its own layer and from layers before it (STYLE B2)."

@@ -9,6 +9,7 @@ import pytest
 
 from tests.house import ROOT
 
+NOTHING_TO_FIND = "--no-index --isolated no-such-package-of-fovea"
 SCRIPT = ROOT / "scripts" / "set_up.sh"
 
 
@@ -48,8 +49,9 @@ def test_a_folder_without_the_project_is_refused(tmp_path: Path) -> None:
     assert "run it from the folder that holds pyproject.toml" in done.stderr
 
 
-def test_what_cannot_be_installed_is_said_and_leaves_no_half_environment(project: Path) -> None:
-    done = set_up(project, PYTHON=sys.executable, TORCH="--no-index --isolated no-such-package-of-fovea")
+def test_what_cannot_be_installed_is_said_and_nothing_is_called_ready(project: Path) -> None:
+    put_environment(project)
+    done = set_up(project, TORCH=NOTHING_TO_FIND)
     assert done.returncode == 1
     assert "run the same command again" in done.stderr
     assert not (project / ".venv" / ".ready").exists()
@@ -57,19 +59,19 @@ def test_what_cannot_be_installed_is_said_and_leaves_no_half_environment(project
 
 
 def test_a_ready_environment_is_left_alone_until_the_pins_change(project: Path) -> None:
-    (project / ".venv" / "bin").mkdir(parents=True)
-    (project / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    checksum = subprocess.run(
-        "cat pyproject.toml constraints.txt | cksum",
-        check=True,
-        shell=True,
-        cwd=project,
-        capture_output=True,
-        text=True,
-    ).stdout
-    ready = project / ".venv" / ".ready"
-    ready.write_text(f"{project.resolve()}\nany\ntorch==2.13.0\n{checksum}report,dev\n")
+    put_environment(project)
+    command = "cat pyproject.toml constraints.txt | cksum"
+    checksum = subprocess.run(command, check=True, shell=True, cwd=project, capture_output=True, text=True).stdout
+    (project / ".venv" / ".ready").write_text(f"{project.resolve()}\nany\ntorch==2.13.0\n{checksum}report,dev\n")
     done = set_up(project)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (project / "constraints.txt").write_text("numpy==0\n")
-    assert "fovea sets itself up" in set_up(project, TORCH="--no-index --isolated no-such-package-of-fovea").stdout
+    assert "fovea sets itself up" in set_up(project, TORCH=NOTHING_TO_FIND).stdout
+
+
+def put_environment(project: Path) -> None:
+    """A .venv whose python is the one that runs the tests, pip included."""
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)

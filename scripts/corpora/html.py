@@ -47,6 +47,8 @@ def _units(section: list[str]) -> list[str]:
 
 def _sections(page: Path, letters: float) -> list[list[str]]:
     tree = html.fromstring(page.read_bytes(), parser=html.HTMLParser(encoding="utf-8"))
+    for paragraph in tree.xpath("//div[@class='para']"):
+        paragraph.tag = "p"
     for noise in tree.xpath(_NOISE):
         if noise.getparent() is not None:
             noise.drop_tree()

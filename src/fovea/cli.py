@@ -45,7 +45,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         except FoveaError as error:
             _stop(str(error), 2)
         except OSError as error:
-            _stop(f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right, add --resume", 2)
+            _stop(
+                f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right, add --resume", 2
+            )
         except KeyboardInterrupt:
             _stop("interrupted; nothing finished is lost: run the same command with --resume to continue", 130)
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tests.experiment.tiny import experiment
 
 from fovea.config import dump_toml
 from fovea.errors import ConfigError
 from fovea.experiment.config import load_experiment, resolve
 from fovea.experiment.run import demo_experiment
+from tests.experiment.tiny import experiment
 
 SHIPPED = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 

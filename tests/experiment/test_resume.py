@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.experiment.tiny import experiment
 
 from fovea.config import dump_toml
 from fovea.experiment.config import resolve
+from tests.experiment.tiny import experiment
 
 N_KILLS = 20
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.experiment.tiny import experiment, save_corpus, save_general
 
 from fovea.errors import ConfigError, CorpusError, FoveaError, ModelError, RunError, SAEError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
 from fovea.experiment.run import run_experiment
+from tests.experiment.tiny import experiment, save_corpus, save_general
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,11 @@ def test_every_job_g_and_the_controls_are_measured_on_three_parts(run, config):
 
 
 def test_l0_of_an_ssae_is_the_sum_of_g_and_its_own(run):
-    records = {(r.job, r.metric): r.value for r in read_metrics(run / "metrics.jsonl") if r.corpus == "words" and r.split == "heldout"}
+    records = {
+        (r.job, r.metric): r.value
+        for r in read_metrics(run / "metrics.jsonl")
+        if r.corpus == "words" and r.split == "heldout"
+    }
     job = "ssae_silence0.25-batch_topk-k2-s0"
     assert records[job, "l0"] == pytest.approx(records[job, "l0_general"] + records[job, "l0_domain"])
     assert records[job, "l0_general"] == pytest.approx(records["g", "l0"])
@@ -64,7 +68,9 @@ def test_the_same_seed_gives_the_same_metrics_file_and_weights(run, config, tmp_
     run_experiment(config, tmp_path / "b")
     assert (tmp_path / "b" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     for job in config.job:
-        weights = [load_file(folder / "saes" / job.name / "sae_weights.safetensors") for folder in (run, tmp_path / "b")]
+        weights = [
+            load_file(folder / "saes" / job.name / "sae_weights.safetensors") for folder in (run, tmp_path / "b")
+        ]
         torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 

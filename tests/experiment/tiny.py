@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.lm import tiny
 
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import SAEMetadata, save_sae
+from tests.lm import tiny
 
 HOOK_POINT = "blocks.1.hook_resid_post"
 

@@ -247,7 +247,8 @@ def test_a_width_of_0_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "label"), [("batch_topk", "k5"), ("topk", "k5"), ("gated", "l1_0.5"), ("relu", "l1_0.5"), ("jumprelu", "l0_5")]
+    ("name", "label"),
+    [("batch_topk", "k5"), ("topk", "k5"), ("gated", "l1_0.5"), ("relu", "l1_0.5"), ("jumprelu", "l0_5")],
 )
 def test_labels_name_the_sparsity(name: str, label: str) -> None:
     assert CONFIGS[name].label == label

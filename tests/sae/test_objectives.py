@@ -83,7 +83,9 @@ def test_every_path_of_auxk_gives_the_same_gradients(
     fast, dense = (step(sae, code, at, target=x, state=now, how=Objective(0.5, dense)) for dense in (False, True))
     for key in ("mse", "auxk"):
         assert fast.terms.terms[key].item() == pytest.approx(dense.terms.terms[key].item(), rel=1e-5)
-    pairs = zip(*(torch.autograd.grad(result.terms.total, list(sae.parameters())) for result in (fast, dense)), strict=True)
+    pairs = zip(
+        *(torch.autograd.grad(result.terms.total, list(sae.parameters())) for result in (fast, dense)), strict=True
+    )
     for ours, reference in pairs:
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * reference.abs().max().item())
     assert torch.equal(fast.fired, dense.fired)

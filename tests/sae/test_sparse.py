@@ -8,7 +8,15 @@ from torch import Tensor
 
 from fovea.sae import sparse
 from fovea.sae.encoder import Encoder
-from fovea.sae.sparse import Parts, SparseCode, dense_reconstruct, reconstruct, select_batch_topk, select_topk, sparse_code
+from fovea.sae.sparse import (
+    Parts,
+    SparseCode,
+    dense_reconstruct,
+    reconstruct,
+    select_batch_topk,
+    select_topk,
+    sparse_code,
+)
 from tests.sae.cases import generator
 
 
@@ -74,7 +82,9 @@ def test_tokens_without_an_active_latent_are_rebuilt_as_zero() -> None:
     pre = -torch.rand(5, 7, generator=generator()) - 0.1
     code = select_topk(torch.eye(5), plain_encoder(pre), 2)
     assert len(code.values) == 0
-    parts = Parts(pre.clone().requires_grad_(), torch.zeros(7, requires_grad=True), torch.randn(7, 5).requires_grad_(), None)
+    parts = Parts(
+        pre.clone().requires_grad_(), torch.zeros(7, requires_grad=True), torch.randn(7, 5).requires_grad_(), None
+    )
     x_hat = reconstruct(code, torch.eye(5), parts)
     assert not x_hat.any()
     x_hat.sum().backward()
@@ -135,7 +145,10 @@ def test_the_fast_gradient_refuses_a_second_derivative() -> None:
 
 def test_the_ragged_code_is_ordered_by_token_then_latent() -> None:
     pre = torch.randn(70, 20, generator=generator())
-    for code in (select_topk(torch.eye(70), plain_encoder(pre), 4), select_batch_topk(torch.eye(70), plain_encoder(pre), 4)):
+    for code in (
+        select_topk(torch.eye(70), plain_encoder(pre), 4),
+        select_batch_topk(torch.eye(70), plain_encoder(pre), 4),
+    ):
         flat = code.tokens * code.d_sae + code.latents
         assert (flat.diff() > 0).all()
         assert torch.equal(code.offsets[1:] - code.offsets[:-1], torch.bincount(code.tokens, minlength=70))

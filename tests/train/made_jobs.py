@@ -19,7 +19,12 @@ BATCH = 256
 
 
 def make_stream(
-    truth: Planted, *, is_domain: bool = True, frozen: FrozenSAE | None = None, n_general: int = 0, n_domain: int = BATCH
+    truth: Planted,
+    *,
+    is_domain: bool = True,
+    frozen: FrozenSAE | None = None,
+    n_general: int = 0,
+    n_domain: int = BATCH,
 ) -> Stream:
     """Batches of planted activations; general rows beside them if asked for."""
     domain = MixingBuffer(PlantedChunks(truth, is_domain=is_domain), rows=8192, seed=0)
@@ -59,6 +64,3 @@ def make_job(
         batch_size=BATCH,
     )
     return Job(spec, sae)
-
-
-

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fovea.data.activations import Chunk
 
-D_IN, N_GENERAL, N_DOMAIN = 64, 96, 24
+D_IN, N_GENERAL, N_DOMAIN = 128, 96, 24
 
 
 class Planted(NamedTuple):

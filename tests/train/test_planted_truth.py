@@ -18,7 +18,8 @@ from fovea.train.loop import train
 from tests.train.made_jobs import make_job, make_stream
 from tests.train.planted import N_DOMAIN, N_GENERAL, PlantedChunks, planted
 
-STEPS = 1500
+STEPS = 1200
+WIDTH = 2 * N_DOMAIN
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,9 @@ def general(tmp_path_factory) -> LoadedSAE:
     folder: Path = tmp_path_factory.mktemp("planted") / "g"
     job = make_job("g", architecture=BatchTopKConfig(d_sae=N_GENERAL, k=4), n_steps=STEPS)
     train([job], make_stream(planted(), is_domain=False), n_steps=STEPS)
-    save_sae(fold_scale(job.sae, scale_in=job.spec.scale_in, scale_out=job.spec.scale_out), folder, metadata=SAEMetadata())
+    save_sae(
+        fold_scale(job.sae, scale_in=job.spec.scale_in, scale_out=job.spec.scale_out), folder, metadata=SAEMetadata()
+    )
     return load_sae(str(folder))
 
 
@@ -38,14 +41,17 @@ def trained(general: LoadedSAE) -> dict[str, SAE]:
     x = PlantedChunks(planted(), is_domain=True).chunk(0).x
     residual_scale = float(x.shape[1] ** 0.5 / (x - frozen.reconstruct(x)).norm(dim=-1).mean())
     jobs = [
-        make_job("direct", method=Direct(), architecture=BatchTopKConfig(d_sae=N_DOMAIN, k=1), n_steps=STEPS),
-        make_job("finetune", method=Finetune(), general=general, architecture=BatchTopKConfig(k=5), n_steps=STEPS, lr=1e-4),
+        make_job("direct", method=Direct(), architecture=BatchTopKConfig(d_sae=WIDTH, k=1), n_steps=STEPS),
+        make_job(
+            "finetune", method=Finetune(), general=general, architecture=BatchTopKConfig(k=5), n_steps=STEPS, lr=1e-4
+        ),
         make_job(
             "ssae",
             method=SSAE(),
             general=general,
-            architecture=BatchTopKConfig(d_sae=N_DOMAIN, k=1),
+            architecture=BatchTopKConfig(d_sae=WIDTH, k=1),
             n_steps=STEPS,
+            lr=1e-2,
             scale_out=residual_scale,
         ),
     ]
@@ -70,7 +76,7 @@ def test_ssae_recovers_the_directions_that_only_the_domain_has(trained):
 
 
 def test_ssae_recovers_them_better_than_direct_of_equal_width(trained):
-    assert recovery(trained["ssae"], planted().domain) > recovery(trained["direct"], planted().domain) + 0.05
+    assert recovery(trained["ssae"], planted().domain) > recovery(trained["direct"], planted().domain) + 0.3
 
 
 def test_finetune_moves_the_encoders_little_and_novelty_says_so(trained, general):

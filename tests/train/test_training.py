@@ -75,7 +75,7 @@ def test_a_split_run_equals_a_straight_one_through_its_checkpoint(architecture, 
     train([straight], make_stream(planted()), n_steps=20)
     stream = make_stream(planted())
     train([first], stream, n_steps=7)
-    save_checkpoint(tmp_path, 7, [first], stream)
+    save_checkpoint(tmp_path, 7, jobs=[first], stream=stream)
     train([second], make_stream(planted()), n_steps=20, checkpoints=tmp_path)
     assert_same(straight, second)
 
@@ -90,7 +90,7 @@ def test_neither_observing_nor_checkpointing_changes_what_is_trained(tmp_path):
         n_steps=20,
         checkpoints=tmp_path,
         checkpoint_seconds=0.0,
-        observe=lambda step, logs: seen.append(step),
+        observe=lambda step, _: seen.append(step),
     )
     assert seen == list(range(20))
     assert_same(plain, watched)
@@ -111,7 +111,9 @@ def test_g_is_bit_identical_before_and_after(general):
 def test_equal_steps_mean_equal_tokens_whatever_the_rows(general):
     methods = [Direct(), Mix(domain_share=0.25), SSAE(silence=0.5), Finetune()]
     jobs = [
-        make_job(str(i), method=method, general=general, architecture=BatchTopKConfig(d_sae=None if i == 3 else 32, k=4))
+        make_job(
+            str(i), method=method, general=general, architecture=BatchTopKConfig(d_sae=None if i == 3 else 32, k=4)
+        )
         for i, method in enumerate(methods)
     ]
     stream = make_stream(planted(), frozen=FrozenSAE(general.sae), n_general=192)
@@ -159,7 +161,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_weights_of_the_last_good_ste
 def test_a_damaged_checkpoint_is_said_and_not_used(tmp_path):
     job, stream = make_job(), make_stream(planted())
     train([job], stream, n_steps=3)
-    path = save_checkpoint(tmp_path, 3, [job], stream)
+    path = save_checkpoint(tmp_path, 3, jobs=[job], stream=stream)
     (path / "tensors.safetensors").write_bytes(b"short")
     with pytest.raises(RunError, match="damaged"):
         train([make_job()], make_stream(planted()), n_steps=20, checkpoints=tmp_path)
@@ -173,7 +175,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
 def test_the_learning_rate_rises_stays_and_falls_to_its_final_value():
     config = LearningRateConfig(peak=1.0, warmup_steps=4, decay_fraction=0.5)
     rates = [learning_rate(config, step, 20) for step in range(20)]
-    assert rates[:5] == [0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[9] == 1.0
     assert rates[10] == 1.0
     assert rates[19] == pytest.approx(0.1)

@@ -131,20 +131,22 @@ def _make(source: ModelSource, folder: Path) -> None:
 def _convert(gguf: Path, out: Path) -> None:
     """Save the dequantised model as plain fp32 weights and its tokenizer.
 
-    The model that transformers loads from gguf refuses to be saved, so the same weights go into a fresh Llama.
+    The model that transformers loads from gguf refuses to be saved, so its tensors go into a fresh Llama.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     with stage("Converting the weights to safetensors"), _quiet_transformers():
         where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
-        settings = quantised.config.to_dict()
+        settings = AutoConfig.from_pretrained(gguf.parent, **where).to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             settings.pop(key, None)
-        plain = LlamaForCausalLM(LlamaConfig(**settings))
-        plain.load_state_dict(quantised.state_dict())
+        plain = LlamaForCausalLM(LlamaConfig(**settings, dtype="float32"))
+        tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=plain)["tensors"]
+        absent, unknown = plain.load_state_dict(tensors, strict=False)
+        assert set(absent) <= {"lm_head.weight"}, absent
+        assert not unknown, unknown
         plain.tie_weights()
         plain.save_pretrained(out)
         tokenizer.save_pretrained(out)

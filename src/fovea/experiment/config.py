@@ -188,7 +188,9 @@ def _check(config: ExperimentConfig, where: str) -> None:
     domains = [domain.name for domain in config.domain]
     for name in domains:
         if domains.count(name) > 1 or name == "general":
-            raise ConfigError(f"{where}: domain name {name!r} is taken; give each domain a name of its own, not 'general'")
+            raise ConfigError(
+                f"{where}: domain name {name!r} is taken; give each domain a name of its own, not 'general'"
+            )
     if config.n_steps < 1:
         raise ConfigError(
             f"{where}: train.n_tokens = {config.train.n_tokens} is less than one batch of {config.train.batch_size}; "
@@ -205,7 +207,11 @@ def _sweep(job: Any) -> list[Any]:
     if not isinstance(job, dict):
         return [job]
     sae = job.get("sae", {})
-    axes = [("sae", key, values) for key, values in sae.items() if isinstance(values, list)] if isinstance(sae, dict) else []
+    axes = (
+        [("sae", key, values) for key, values in sae.items() if isinstance(values, list)]
+        if isinstance(sae, dict)
+        else []
+    )
     if isinstance(job.get("seed"), list):
         axes.append(("job", "seed", job["seed"]))
     jobs: list[Any] = []

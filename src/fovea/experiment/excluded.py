@@ -28,6 +28,10 @@ def count_excluded(run: RunFolder, corpora: Mapping[str, TokenisedCorpus]) -> di
             "empty documents dropped": manifest["n_empty"],
         }
         for split, values in manifest["splits"].items():
-            counts |= {f"{split}: {key.removeprefix('n_').replace('_', ' ')}": n for key, n in values.items() if key[:2] == "n_"}
+            counts |= {
+                f"{split}: {key.removeprefix('n_').replace('_', ' ')}": n
+                for key, n in values.items()
+                if key[:2] == "n_"
+            }
         found[name] = counts
     return found

@@ -1,11 +1,12 @@
 """Training of one domain: all its jobs on one pass, from the newest checkpoint to saved SAEs.
 
-    D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/JOB/
+D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/JOB/
 """
 
 import logging
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import SAEMetadata, save_sae
 from fovea.sae.folding import fold_scale
 from fovea.train.job import Job, JobSpec, StepLog
-from fovea.train.ledger import ledger_of
+from fovea.train.ledger import Ledger, ledger_of
 from fovea.train.loop import train
 from fovea.train.stream import Stream
 
@@ -49,7 +50,9 @@ def jobs_of(config: ExperimentConfig, domain: DomainConfig) -> dict[str, JobConf
     return jobs
 
 
-def fit_domain(config: ExperimentConfig, run: RunFolder, subject: Subject, *, domain: DomainConfig, sources: Sources) -> None:
+def fit_domain(
+    config: ExperimentConfig, run: RunFolder, subject: Subject, *, domain: DomainConfig, sources: Sources
+) -> None:
     """Train what is not yet saved of a domain's jobs.
 
     Raises:
@@ -81,7 +84,10 @@ def fit_domain(config: ExperimentConfig, run: RunFolder, subject: Subject, *, do
             observe=observe,
         )
     for job in jobs:
-        _save(config, run, subject, domain=domain, job=job, job_config=wanted[job.spec.name], epochs=stream.domain.epoch)
+        folder = run.saes / job.spec.name
+        _save_sae(config, subject, job, folder=folder)
+        ledger = ledger_of(job, epochs=stream.domain.epoch, flops_lm=_lm_flops(subject, job))
+        _save_record(job, wanted[job.spec.name], ledger, folder=folder)
     shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True)
 
 
@@ -144,41 +150,32 @@ def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
         log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
 
 
-def _save(
-    config: ExperimentConfig,
-    run: RunFolder,
-    subject: Subject,
-    *,
-    domain: DomainConfig,
-    job: Job,
-    job_config: JobConfig,
-    epochs: float,
-) -> None:
-    """Fold the scales and write the SAE; job.json comes last, so its presence means the job is complete."""
+def _save_sae(config: ExperimentConfig, subject: Subject, job: Job, *, folder: Path) -> None:
+    """Fold the scales and write the SAE."""
     spec = job.spec
-    folder = run.saes / spec.name
     # A pre-bias of its own is g's: given in raw units, it stays g's to the bit, and stacking is concatenation.
-    own = job.sae.frozen_pre_bias is not None and subject.general is not None
-    pre_bias = subject.general.sae.input_bias() if own and subject.general else None
+    general = None if job.sae.frozen_pre_bias is None else subject.general
+    pre_bias = None if general is None else general.sae.input_bias()
     sae = fold_scale(job.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
     save_sae(sae, folder, metadata=sae_metadata(config, subject, spec.name, trained_as=spec.architecture))
-    flops_lm = 2.0 * _weights_to_hook(subject) * spec.n_steps * spec.batch_size
-    ledger = ledger_of(job, epochs=epochs, flops_lm=flops_lm)
-    write_json(
-        folder / "job.json",
-        {
-            "job": spec.name,
-            "method": spec.method.family,
-            "architecture": spec.architecture,
-            "sparsity": spec.label,
-            "domain": domain.name,
-            "seed": spec.seed,
-            "config": job_config.model_dump(mode="json"),
-            "scale_in": spec.scale_in,
-            "scale_out": spec.scale_out,
-            "ledger": ledger.model_dump(mode="json"),
-        },
-    )
+
+
+def _save_record(job: Job, config: JobConfig, ledger: Ledger, *, folder: Path) -> None:
+    """Write job.json, which comes last: its presence means that the job is complete."""
+    spec = job.spec
+    record = {
+        "job": spec.name,
+        "method": spec.method.family,
+        "architecture": spec.architecture,
+        "sparsity": spec.label,
+        "domain": spec.domain,
+        "seed": spec.seed,
+        "config": config.model_dump(mode="json"),
+        "scale_in": spec.scale_in,
+        "scale_out": spec.scale_out,
+        "ledger": ledger.model_dump(mode="json"),
+    }
+    write_json(folder / "job.json", record)
 
 
 def sae_metadata(config: ExperimentConfig, subject: Subject, name: str, *, trained_as: str | None) -> SAEMetadata:
@@ -201,9 +198,9 @@ def remove_working_files(run: RunFolder) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-
-def _weights_to_hook(subject: Subject) -> int:
-    """Weights of the lm's layers up to the hooked one."""
+def _lm_flops(subject: Subject, job: Job) -> float:
+    """FLOPs of the lm up to the hooked layer for all that the job learnt from: 2 per weight and token."""
     layers = subject.lm.model.get_submodule(subject.lm.layers_path)
     names = [str(layer) for layer in range(subject.hook_point.layer + 1)]
-    return sum(parameter.numel() for name in names for parameter in layers.get_submodule(name).parameters())
+    weights = sum(parameter.numel() for name in names for parameter in layers.get_submodule(name).parameters())
+    return 2.0 * weights * job.n_tokens

@@ -73,7 +73,11 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
     where = str(run.path)
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"--out {where!r} is a file; give a new folder")
-    held = [entry.name for entry in run.path.iterdir() if entry.name not in {".lock", "log.jsonl"}] if run.path.exists() else []
+    held = (
+        [entry.name for entry in run.path.iterdir() if entry.name not in {".lock", "log.jsonl"}]
+        if run.path.exists()
+        else []
+    )
     if not held:
         return
     if not run.experiment.exists():

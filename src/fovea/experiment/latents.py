@@ -1,7 +1,7 @@
 """What is known of each latent of a run: firing on D and on general text, novelty against g, with baselines.
 
-    contenders --count--> FiringCounts on D, on general text
-               --novelty against g--> max cosines          --> features/JOB/latents.parquet, features/baselines.json, records
+contenders --count--> FiringCounts on D, on general text
+                --novelty against g--> max cosines      --> features/JOB/latents.parquet, baselines.json, records
 """
 
 from collections.abc import Mapping

@@ -59,7 +59,9 @@ def contender_of(name: str, domain: DomainConfig, job: JobConfig, *, sae: SAE) -
     """A trained job as saved."""
     info = JobInfo(name, job.method.family, job.sae.kind, domain.name, job.seed, fingerprint(sae))
     is_control = info.method == "control"
-    return Contender(info, sae, Trained(name, sae, job.method), None if is_control else (job.method.label, job.sae.label))
+    return Contender(
+        info, sae, Trained(name, sae, job.method), None if is_control else (job.method.label, job.sae.label)
+    )
 
 
 def control_of(name: str, domain: DomainConfig, *, sae: SAE, seed: int) -> Contender:
@@ -152,10 +154,12 @@ class DomainMeasurement:
     def count(self, chunks: ActivationChunks) -> dict[str, FiringCounts]:
         """Firing counts of every contender on a split, up to the experiment's density_tokens."""
         packed = chunks.packed
-        path = self.run.evaluation / self.domain.name / f"firing-{packed.name}-{packed.split}.safetensors"
+        wanted = min(self.config.evaluate.density_tokens, packed.n_contexts * packed.context_size)
+        # The key is in the name: counts of other SAEs or tokens are never read for these.
+        key = self._key(packed, wanted)[:16]
+        path = self.run.evaluation / self.domain.name / f"firing-{packed.name}-{packed.split}-{key}.safetensors"
         if path.exists():
             return load_counts(path)
-        wanted = min(self.config.evaluate.density_tokens, packed.n_contexts * packed.context_size)
         with stage(f"counting firing on {packed.name} ({packed.split})", wanted, unit="tokens") as advance:
             done = 0
 
@@ -184,7 +188,8 @@ class DomainMeasurement:
             "hook_point": str(self.bench.hook_point),
             "filter": self.bench.token_filter.to_dict(),
             "tokens": packed.fingerprint,
-            "n_contexts": n_contexts,
+            "mean": hashlib.sha256(self.bench.mean.numpy().tobytes()).hexdigest(),
+            "n_contexts": [n_contexts, self.config.evaluate.contexts_per_batch],
             "saes": [contender.info.sae_fingerprint for contender in self.contenders],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Before training: the lm, g, the tokenised corpora, the token filter and the scales. All kept in the run folder.
 
-    references --> lm, g --(do they fit?)--> tokens of D and of general text --> filter --> mean and scale of x on D
+references --> lm, g --(do they fit?)--> tokens of D and of general text --> filter --> mean and scale of x on D
 """
 
 import json
@@ -115,14 +115,15 @@ def _tokens(
         )
 
 
-def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, packed: PackedTokens) -> TokenFilter:
+def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, packed: PackedTokens) -> TokenFilter:
     """The filter, with the massive-norm threshold measured once per run on `packed` and stored."""
     path = run.calibration / "filter.json"
     if path.exists():
         return TokenFilter.from_dict(json.loads(path.read_text())["filter"])
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
     median = measure_norm(subject.lm, subject.hook_point, packed, token_filter=plain)
-    measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=config.text.max_norm_ratio * median)
+    max_norm = config.text.max_norm_ratio * median
+    measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
     write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
     return measured
@@ -131,7 +132,7 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, pac
 def materials(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, Material]:
     """Everything that is read, by corpus name: "general" first (if any), then each domain."""
     corpora = tokenise(config, run, subject)
-    keep = token_filter(config, run, subject, next(iter(corpora.values())).train)
+    keep = token_filter(config, run, subject, packed=next(iter(corpora.values())).train)
     return {name: _material(config, run, subject, corpus=corpus, keep=keep) for name, corpus in corpora.items()}
 
 

@@ -1,6 +1,6 @@
 """One experiment from settings to report; every stage is skipped where its result is already in the folder.
 
-    settings -> lm, g -> tokens -> filter, scales -> train, per domain -> measure, per domain -> metrics -> report
+settings -> lm, g -> tokens -> filter, scales -> train, per domain -> measure, per domain -> metrics -> report
 """
 
 import logging
@@ -130,4 +130,3 @@ def _finish(run: RunFolder) -> None:
     console.print(summary_table(run.path))
     console.print(headline(run.path), markup=False)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
-

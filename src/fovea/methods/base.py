@@ -1,7 +1,7 @@
 """The seam between a method and everything else: which rows it sees, what it rebuilds, what evaluation scores.
 
-    x, g(x), is_domain  -->  rows  -->  SAE(x)  -->  against target(batch)      training
-                                        SAE(x)  -->  combine(x, g(x), x_hat)    evaluation
+x, g(x), is_domain  -->  rows  -->  SAE(x)  -->  against target(batch)      training
+                                    SAE(x)  -->  combine(x, g(x), x_hat)    evaluation
 """
 
 from abc import abstractmethod

@@ -13,7 +13,11 @@ from fovea.sae.architectures import ArchitectureConfig
 from fovea.sae.base import SAE
 from fovea.sae.init import start_from_general
 
-_PARAMETERS = {"encoder": {"W_enc"}, "decoder": {"W_dec"}, "biases": {"b_enc", "b_dec", "b_gate", "b_mag", "r_mag"}}
+_PARAMETERS = {
+    "encoder": {"W_enc"},
+    "decoder": {"W_dec"},
+    "biases": {"b_enc", "b_dec", "b_gate", "b_mag", "r_mag", "threshold"},
+}
 
 
 class Finetune(Method):

@@ -113,18 +113,15 @@ def _clean(tag: str, prefix: str) -> str:
     """One element of Vega's SVG: what only Vega's own page needs is dropped, a mark's description becomes a tooltip."""
     if ' display="none"' in tag and tag.endswith("/>"):
         return ""
-    told = re.search(
-        r' aria-roledescription="[^"]*mark[^"]*" aria-label="([^"]*)"| aria-label="([^"]* at L0 [^"]*)"', tag
-    )
+    told = re.search(r' aria-label="([^"]* at L0 [^"]*)"', tag)
     tag = re.sub(r' (role|aria-[a-z]+|pointer-events|cursor|class|stroke-miterlimit)="[^"]*"', "", tag)
     tag = tag.replace(' opacity="1"', "")
     tag = re.sub(r' (d|transform|x|y|x2|y2|width|height)="[^"]*"', lambda part: _DECIMALS.sub(r"\1", part[0]), tag)
     tag = re.sub(r'( id="| clip-path="url\(#| href="#)', lambda part: f"{part[0]}{prefix}-", tag)
-    words = told and (told[1] or told[2])
-    if not words or not tag.endswith("/>"):
+    if told is None or not tag.endswith("/>"):
         return tag
     name = tag[1:].split(maxsplit=1)[0]
-    return f"{tag[:-2]}><title>{words}</title></{name}>"
+    return f"{tag[:-2]}><title>{told[1]}</title></{name}>"
 
 
 _DECIMALS = re.compile(r"(\d+\.\d{2})\d+")

@@ -93,7 +93,7 @@ def _told(row: Row, side: str) -> str:
     cosines = row.latents.novelty(side)
     if cosines is None or not cosines.size:
         return f"{row.name} {side}: not measured."
-    near = f"{count((cosines >= NOT_NEW).sum())} of {count(cosines.size)} at {NOT_NEW} or above"
+    near = f"{count(int((cosines >= NOT_NEW).sum()))} of {count(cosines.size)} at {NOT_NEW} or above"
     return f"{row.name} {side}: median {number(float(np.median(cosines)), 2)}, {near}."
 
 

@@ -84,7 +84,7 @@ def ledger(run: RunData) -> Sheet | None:
     return sheet("ledger", "Cost of each job", columns, rows=rows)
 
 
-def _cost(key: str, value: float | None) -> Cell:
+def _cost(key: str, value: int | float | None) -> Cell:
     if value is None:
         return gap("not recorded")
     if key.startswith("flops"):

@@ -16,7 +16,7 @@ class Cell(NamedTuple):
     """One cell."""
 
     text: str
-    sort: float | str | None = None
+    sort: int | float | str | None = None
     note: str = ""
     "A second, smaller line: an interval."
     reason: str | None = None

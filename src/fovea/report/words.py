@@ -6,7 +6,7 @@ MINUS = "\u2212"
 DASH = "\u2013"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: int | float | None, digits: int = 3) -> str:
     """`value` with `digits` decimals (fewer above 100), a dash for None."""
     if value is None:
         return DASH
@@ -18,41 +18,41 @@ def number(value: float | None, digits: int = 3) -> str:
     return _minus(f"{value:,.{places}f}")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: int | float | None, digits: int = 3) -> str:
     """As `number`, with a plus sign where it is positive."""
     text = number(value, digits)
     return f"+{text}" if value is not None and value > 0 else text
 
 
-def count(value: float | None) -> str:
+def count(value: int | float | None) -> str:
     """A whole number with thousands separators."""
     return DASH if value is None else _minus(f"{round(value):,}")
 
 
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+def interval(low: int | float | None, high: int | float | None, digits: int = 3) -> str:
     """ "[low, high]", or nothing where there is no interval."""
     return "" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
-def to(low: float | None, high: float | None) -> str:
+def to(low: int | float | None, high: int | float | None) -> str:
     """ "low to high", for prose."""
     return f"{number(low)} to {number(high)}"
 
 
-def scientific(value: float | None) -> str:
+def scientific(value: int | float | None) -> str:
     """Two significant digits and a power of ten, for counts of operations."""
     if value is None:
         return DASH
     return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
-def one_in(density: float) -> str:
+def one_in(density: int | float) -> str:
     """A density as a person says it: 1 in 2,100."""
     every = 1 / density
     return f"1 in {every:.1f}" if every < 10 else f"1 in {_round(every):,}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: int | float | None) -> str:
     """A share in percent, with one decimal below 10%."""
     if share is None:
         return DASH

@@ -3,7 +3,7 @@
     x --(- pre_bias, W_enc, b_enc)--> pre --(ReLU, keep tokens * k largest | keep > threshold)--> latents --> x_hat
 
 Source: Bussmann et al. 2024 (arXiv 2412.06410). The threshold is a moving average of the smallest kept activation. We
-correct it for its start at zero (as Adam does), so short runs are right too, and average over about 100 steps, not
+correct it for its start at zero (as Adam does), so short runs are right too, and average over about 20 steps, not
 1,000: one batch already pins that quantile to about 1%, and a longer memory would lag behind the weights.
 Decoder rows stay at length 1. Saved as jumprelu.
 """
@@ -31,7 +31,7 @@ class BatchTopKConfig(SAEConfig):
     "Latents that fire per token, mean over a batch."
     aux_weight: NonNegativeFloat = AUX_WEIGHT
     "Weight of AuxK, which revives dead latents."
-    threshold_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
+    threshold_decay: float = Field(default=0.95, ge=0.0, lt=1.0)
     "Decay per step of the average that becomes the threshold."
 
     @property

@@ -13,6 +13,7 @@ after a gated SAE is stacked). `after_step` keeps it from going below 0, where i
 """
 
 import copy
+from statistics import NormalDist
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fovea.errors import ConfigError
 from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import trained_pre
 from fovea.sae.terms import dead_pre, mse, target_l0
@@ -36,8 +38,8 @@ class JumpReLUConfig(SAEConfig):
     "Weight of (L0 / target_l0 - 1)^2 in units of d_in, the squared norm of a target of unit variance."
     bandwidth: PositiveFloat = 0.5
     "Width of the window in which a threshold receives gradient, in (scaled) units of pre."
-    threshold_init: PositiveFloat = 0.5
-    "Thresholds at the start, in (scaled) units of pre."
+    threshold_init: PositiveFloat | None = None
+    "Thresholds at the start, in (scaled) units of pre; None: where target_l0 of d_sae standard normal values lie above."
     dead_weight: NonNegativeFloat = 3e-6
     "Weight of the pre-activation loss on dead latents."
     decoder_norm: Literal["unit", "free"] = "unit"
@@ -51,8 +53,20 @@ class JumpReLUConfig(SAEConfig):
     def from_weights(self, weights: Weights) -> "JumpReLUSAE":
         """A JumpReLU SAE with these weights and thresholds at `threshold_init`."""
         sae = JumpReLUSAE(weights, self)
-        nn.init.constant_(sae.threshold, self.threshold_init)
+        nn.init.constant_(sae.threshold, self.first_threshold(sae.d_sae))
         return sae
+
+    def first_threshold(self, d_sae: int) -> float:
+        """Where all thresholds start: near their place if x is scaled to unit variance, since short runs move them little.
+
+        Raises:
+            ConfigError: target_l0 is not below the width.
+        """
+        if self.target_l0 >= d_sae:
+            raise ConfigError(f"sae.target_l0 = {self.target_l0:g} must be below d_sae = {d_sae}; lower it")
+        if self.threshold_init is not None:
+            return self.threshold_init
+        return max(NormalDist().inv_cdf(1.0 - self.target_l0 / d_sae), 0.1)
 
 
 class JumpReLUSAE(SAE):

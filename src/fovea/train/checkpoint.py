@@ -1,6 +1,6 @@
 """A checkpoint: all jobs and the stream at one step. Complete or absent.
 
-    checkpoints/step-00000120/  state.json  tensors.safetensors     written as a temporary folder, then renamed
+checkpoints/step-00000120/  state.json  tensors.safetensors     written as a temporary folder, then renamed
 """
 
 import json
@@ -19,7 +19,7 @@ from fovea.train.job import Job
 from fovea.train.stream import Stream
 
 
-def save_checkpoint(folder: Path, step: int, jobs: Sequence[Job], stream: Stream) -> Path:
+def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Stream) -> Path:
     """Write the state after `step` steps; older checkpoints are removed once the new one is complete."""
     final = folder / f"step-{step:08d}"
     temporary = folder / f".step-{step:08d}.partial"
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Stream) -> int:
         raise RunError(f"checkpoint {path.name} is damaged ({error}); delete it to train from the start") from None
     names = [job.spec.name for job in jobs]
     if plain["jobs"] != names:
-        raise RunError(f"checkpoint {path.name} holds jobs {plain['jobs']}, the experiment has {names}; use another folder")
+        raise RunError(f"checkpoint {path.name} holds jobs {plain['jobs']}, not {names}; use another folder")
     for job in jobs:
         job.load_state_dict(_under(f"{job.spec.name}/", tensors))
     stream.load_state_dict(_under("stream/", {**plain, **tensors}))
@@ -72,4 +72,3 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Stream) -> int:
 
 def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-

@@ -1,6 +1,6 @@
 """One SAE in training: the only code that changes it.
 
-    batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weights -> firing counts
+batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weights -> firing counts
 """
 
 import time
@@ -103,7 +103,8 @@ class Job:
         self.n_tokens += len(rows)
         self.n_active += float(result.l0) * len(rows)
         self.seconds += time.perf_counter() - began
-        return StepLog({name: float(v.detach()) for name, v in result.terms.terms.items()}, float(result.l0), self.n_dead)
+        terms = {name: float(value.detach()) for name, value in result.terms.terms.items()}
+        return StepLog(terms, float(result.l0), self.n_dead)
 
     def _descend(self, total: Tensor) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)

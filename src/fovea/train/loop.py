@@ -47,7 +47,7 @@ def train(
                 observe(step, logs)
             due = stopping() or time.monotonic() - last_saved >= checkpoint_seconds
             if checkpoints is not None and due and step + 1 < n_steps:
-                save_checkpoint(checkpoints, step + 1, jobs, stream)
+                save_checkpoint(checkpoints, step + 1, jobs=jobs, stream=stream)
                 last_saved = time.monotonic()
             if stopping():
                 raise Interrupted(f"stopped after step {step + 1} of {n_steps}")

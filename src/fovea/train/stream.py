@@ -18,7 +18,13 @@ class Stream:
     """An endless source of batches; its state is two buffers."""
 
     def __init__(
-        self, domain: MixingBuffer, general: MixingBuffer | None, frozen: FrozenSAE | None, *, n_domain: int, n_general: int
+        self,
+        domain: MixingBuffer,
+        general: MixingBuffer | None,
+        frozen: FrozenSAE | None,
+        *,
+        n_domain: int,
+        n_general: int,
     ) -> None:
         assert general is not None or n_general == 0, "general rows need a general buffer"
         self.domain, self.general, self.frozen = domain, general, frozen

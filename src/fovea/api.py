@@ -1,0 +1,121 @@
+"""What the functions of `import fovea` return: a run as an object, a text as an SAE sees it."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fovea.data.activations import TokenFilter
+from fovea.errors import RunError, SAEError
+from fovea.eval.records import metrics_frame
+from fovea.experiment.config import ExperimentConfig, JobConfig
+from fovea.experiment.fit import jobs_of
+from fovea.experiment.folder import RunFolder
+from fovea.lm.hookpoint import HookPoint
+from fovea.lm.model import LM
+from fovea.sae.files import LoadedSAE, read_sae
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Encoding(NamedTuple):
+    """A text as an SAE sees it, BOS left out."""
+
+    tokens: list[str]
+    latents: Float[Tensor, "tokens d_sae"]
+
+
+class Run:
+    """A finished run folder.
+
+    Raises:
+        RunError: the folder is not a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = RunFolder(folder)
+        self.config: ExperimentConfig = self._folder.config()
+
+    @property
+    def jobs(self) -> list[str]:
+        """Names of the trained jobs."""
+        return sorted(path.parent.name for path in self._folder.saes.glob("*/job.json"))
+
+    def metrics(self) -> "pd.DataFrame":
+        """Every record of metrics.jsonl, a row each.
+
+        Raises:
+            RunError: the run has not been measured.
+        """
+        return metrics_frame(self._folder.metrics)
+
+    def general(self) -> LoadedSAE:
+        """g, as the run used it."""
+        return read_sae(self._folder.general)
+
+    def sae(self, job: str) -> LoadedSAE:
+        """The SAE of a job.
+
+        Raises:
+            RunError: the run has no such job.
+        """
+        if job not in self.jobs:
+            raise RunError(f"run {str(self._folder.path)!r} has no job {job!r}; it has: {', '.join(self.jobs)}")
+        return read_sae(self._folder.saes / job)
+
+    def patched(self, lm: LM, job: str) -> AbstractContextManager[None]:
+        """Context in which `lm.model` runs with the job's reconstruction of x, as evaluation scores it.
+
+        Massive-norm tokens (the first of a text, as a rule) keep their activation, as in training and measurement.
+        """
+        rebuild = self._rebuild(job)
+        stored = json.loads((self._folder.calibration / "filter.json").read_text())
+        max_norm = TokenFilter.from_dict(stored["filter"]).max_norm
+        return lm.patched(HookPoint.parse(self.config.lm.hook_point), _sparing_massive(rebuild, max_norm))
+
+    def _rebuild(self, job: str) -> Callable[[Tensor], Tensor]:
+        sae, method = self.sae(job).sae, self._job_config(job).method
+        general = self.general().sae if method.adds_general else None
+        return lambda x: method.combine(None if general is None else general(x), sae(x))
+
+    def _job_config(self, job: str) -> JobConfig:
+        for domain in self.config.domain:
+            if job in (found := jobs_of(self.config, domain)):
+                return found[job]
+        raise RunError(f"the experiment of {str(self._folder.path)!r} has no job {job!r}; its folder was changed")
+
+
+@torch.inference_mode()
+def encode_text(lm: LM, sae: LoadedSAE, text: str) -> Encoding:
+    """Latents of `sae` on every token of `text`, at the hook point that its file names.
+
+    Raises:
+        SAEError: the file names no hook point.
+    """
+    if sae.metadata.hook_name is None:
+        raise SAEError(
+            f"SAE {sae.reference!r} names no hook point, so its place in the lm is unknown; save it with one"
+        )
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    n_before = int(bool(sae.metadata.prepend_bos))
+    if n_before:
+        assert lm.bos_id is not None, "an SAE trained with BOS belongs to an lm that has one"
+        ids = [lm.bos_id, *ids]
+    x = lm.activations(torch.tensor([ids], device=lm.device), HookPoint.parse(sae.metadata.hook_name))[0]
+    return Encoding([lm.tokenizer.decode([i]) for i in ids[n_before:]], sae.sae.encode(x[n_before:]))
+
+
+def _sparing_massive(rebuild: Callable[[Tensor], Tensor], max_norm: float | None) -> Callable[[Tensor], Tensor]:
+    """`rebuild`, but vectors longer than `max_norm` stay as they are."""
+
+    def patch(x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        x_hat = rebuild(x)
+        return x_hat if max_norm is None else torch.where(x.norm(dim=-1, keepdim=True) > max_norm, x, x_hat)
+
+    return patch

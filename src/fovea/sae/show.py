@@ -1,0 +1,53 @@
+"""What is this SAE: a description for people."""
+
+from fovea.sae.files import LoadedSAE, fingerprint, load_sae
+
+
+def describe(reference: str) -> str:
+    """Lines that say architecture, shapes, hook point, conventions and origin of an SAE.
+
+    Raises:
+        UnknownReferenceError: the reference does not resolve.
+        SAEError: what it resolves to cannot be used.
+    """
+    loaded = load_sae(reference)
+    lines = {**_shape(loaded), **_place(loaded), **_origin(loaded)}
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _shape(loaded: LoadedSAE) -> dict[str, str]:
+    sae = loaded.sae
+    trained_as = loaded.metadata.training_architecture
+    trained = f", trained as {trained_as}" if trained_as and trained_as != sae.file_architecture else ""
+    norms = sae.W_dec.norm(dim=1)
+    own = "none" if sae.pre_bias is None else "a vector of its own"
+    return {
+        "SAE": loaded.reference,
+        "architecture": sae.file_architecture + trained,
+        "d_in": str(sae.d_in),
+        "d_sae": f"{sae.d_sae} ({sae.d_sae / sae.d_in:g} x d_in)",
+        "pre-bias": "b_dec" if sae.pre_bias_is_tied else own,
+        "output bias": "b_dec" if sae.has_output_bias else "none (its output is added to another SAE's)",
+        "decoder norms": f"{norms.min():.4g} to {norms.max():.4g}",
+        "input scale": "none: reads raw activations",
+    }
+
+
+def _place(loaded: LoadedSAE) -> dict[str, str]:
+    metadata = loaded.metadata
+    return {
+        "lm": metadata.model_name or "not said",
+        "hook point": metadata.hook_name or "not said",
+        "Hugging Face module": metadata.hf_hook_name or "not said",
+        "context size": "not said" if metadata.context_size is None else str(metadata.context_size),
+        "BOS first": "not said" if metadata.prepend_bos is None else str(metadata.prepend_bos).lower(),
+    }
+
+
+def _origin(loaded: LoadedSAE) -> dict[str, str]:
+    known = {**loaded.metadata.other, **loaded.metadata.fovea}
+    lines = {str(name): str(value) for name, value in known.items() if name != "blocks"}
+    for block in known.get("blocks", []):
+        lines[f"latents {block['start']} to {block['stop'] - 1}"] = f"{block['name']} ({block['sha256'][:12]})"
+    return {**lines, "sha256": fingerprint(loaded.sae)}

@@ -1,0 +1,39 @@
+"""The demo's experiment in small: the bundled model, corpora and general SAE, end to end through the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SMALL = (
+    "train.n_tokens=8192",
+    "train.buffer_rows=8192",
+    "domain.0.max_train_tokens=8192",
+    "domain.0.max_heldout_tokens=4096",
+    "general.max_train_tokens=8192",
+    "general.max_heldout_tokens=4096",
+    "evaluate.heldout_tokens=512",
+    "evaluate.train_tokens=256",
+    "evaluate.general_tokens=512",
+    "evaluate.density_tokens=2048",
+)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_end_to_end_on_the_real_model(tmp_path):
+    overrides = [part for setting in SMALL for part in ("--set", setting)]
+    command = [sys.executable, "-m", "fovea.cli", "demo", "--out", str(tmp_path / "run"), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert str(run / "report.html").rsplit("/", 1)[-1] in done.stdout
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = {(r["job"], r["corpus"], r["split"], r["metric"]): r["value"] for r in records}
+    clean = values["lm", "biology", "heldout", "ce_clean"]
+    assert 1.0 < clean < 4.0, "Gene Ontology has a perplexity near 9 under this model"
+    assert values["lm", "biology", "heldout", "ce_zero"] > clean + 3
+    assert clean < values["g", "biology", "heldout", "ce"] < values["lm", "biology", "heldout", "ce_mean"]
+    assert 15 < values["g", "general", "heldout", "l0"] < 60
+    assert 0.0 < values["g", "general", "heldout", "fvu"] < 0.5
+    assert values["ssae-batch_topk-k32-s0", "biology", "heldout", "fvu"] < values["g", "biology", "heldout", "fvu"]
