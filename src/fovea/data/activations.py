@@ -8,7 +8,7 @@ Chunk i is a function of i alone: the same contexts in batches of the same shape
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,6 +155,19 @@ class ActivationChunks:
         """Read chunks from `store` from now on, and keep there what it lacks."""
         assert store.key == self.key, "the store was opened with another key"
         self._store = store
+
+    def harvest(self, observe: Callable[[int], None]) -> None:
+        """Make and keep every chunk that the store lacks, calling `observe(1)` after each chunk.
+
+        Nothing happens without a store, or where the store has no room for all: what does not stay is not made twice.
+        """
+        n_bytes = self.packed.n_tokens * self.d_in * self.dtype.itemsize
+        if self._store is None or (self._store.max_bytes is not None and n_bytes > self._store.max_bytes):
+            return
+        for index in range(self.n_chunks):
+            if not self._store.holds(index):
+                self.chunk(index)
+            observe(1)
 
     def chunk(self, index: int) -> Chunk:
         """Chunk number `index`, x in fp32."""

@@ -45,6 +45,10 @@ class ChunkStore:
         self._open()
         self.n_bytes = sum(path.stat().st_size for path in folder.glob("chunk-*.safetensors"))
 
+    def holds(self, index: int) -> bool:
+        """True if there is a file for that chunk; whether it is unharmed shows when it is read."""
+        return self._path(index).exists()
+
     def get(self, index: int) -> dict[str, Tensor] | None:
         """The tensors of a chunk, x in `dtype`; None if it is not kept or the file is damaged (logged, and removed)."""
         path = self._path(index)

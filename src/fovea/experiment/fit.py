@@ -63,6 +63,7 @@ def fit_domain(
         log.info("jobs of %s are trained already", domain.name)
         return
     jobs = [_job(config, name, job, subject, domain=domain, sources=sources) for name, job in wanted.items()]
+    _harvest(config, sources)
     stream = _stream(config, jobs, subject, sources)
     title = f"training {len(jobs)} SAEs on {domain.name}"
     with stage(title, config.n_steps, unit="steps") as advance:
@@ -89,6 +90,15 @@ def fit_domain(
         ledger = ledger_of(job, epochs=stream.domain.epoch, flops_lm=_lm_flops(subject, job))
         _save_record(job, wanted[job.spec.name], ledger, folder=folder)
     shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True)
+
+
+def _harvest(config: ExperimentConfig, sources: Sources) -> None:
+    """Run the lm over what every job will read, if more than one epoch of it is read and the disk may keep it."""
+    chunks = sources.domain.train
+    if config.train.n_tokens < chunks.packed.n_tokens:
+        return
+    with stage(f"harvesting activations of {chunks.packed.name}", chunks.n_chunks, unit="chunks") as advance:
+        chunks.harvest(advance)
 
 
 def _job(
