@@ -5,7 +5,9 @@
 PYTHON ?=
 TORCH ?= torch==2.13.0
 OUT ?= runs/demo
+WORKERS ?= 2
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 SET_UP := PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/set_up.sh
 
 .PHONY: help demo test unit check format flags docs clean
@@ -20,7 +22,7 @@ help:
 	@echo "make flags    freeze the command line's present list of flags in tests/golden/flags.json"
 	@echo "make docs     write docs/metrics.md from the definitions in the code"
 	@echo "make clean    remove .venv, build outputs and caches (runs/ is kept)"
-	@echo "Variables: PYTHON=python3.12  OUT=runs/demo"
+	@echo "Variables: PYTHON=python3.12  OUT=runs/demo  WORKERS=2 (processes that share the tests)"
 
 demo:
 	@$(SET_UP) report
@@ -30,12 +32,12 @@ demo:
 test:
 	@$(SET_UP) report,dev
 	@echo "[test] all tests: unit tests first, then the slow ones"
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 unit:
 	@$(SET_UP) report,dev
 	@echo "[unit] the tests that need no model and no browser"
-	@$(BIN)/python -m pytest -m "not slow and not browser"
+	@$(PYTEST) -m "not slow and not browser"
 
 check:
 	@$(SET_UP) report,dev

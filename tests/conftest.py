@@ -58,10 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One thread for unit tests, whose tensors are tiny: more threads wait for each other. All cores for slow tests."""
+    """One thread for unit tests, whose tensors are tiny: more threads wait for each other. Slow tests share the cores."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads((os.cpu_count() or 1) if item.get_closest_marker("slow") else 1)
+        n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_workers) if item.get_closest_marker("slow") else 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

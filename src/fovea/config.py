@@ -47,9 +47,12 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid toml ({error}); correct that line") from None
 
 
-def dump_toml(config: Config) -> str:
-    """`config` as toml with every default written out; settings that are None are left out (toml has no null)."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+def dump_toml(config: Config, **changes: Any) -> str:
+    """`config` as toml with every default written out, `changes` in place of what it holds under those names.
+
+    Settings that are None are left out: toml has no null.
+    """
+    return tomli_w.dumps({**config.model_dump(mode="json", exclude_none=True), **changes})
 
 
 def _explain(detail: ErrorDetails, kind: type[Config]) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from fovea.config import dump_toml
 from fovea.errors import ConfigError
 from fovea.experiment.config import load_experiment, resolve
 from fovea.experiment.run import demo_experiment
@@ -24,7 +23,16 @@ def test_what_is_resolved_and_written_resolves_to_itself(tmp_path):
     import tomllib
 
     config = resolve(experiment(tmp_path), where="test")
-    assert resolve(tomllib.loads(dump_toml(config)), where="again") == config
+    assert resolve(tomllib.loads(config.to_toml()), where="again") == config
+
+
+def test_what_is_switched_off_stays_off_when_written_and_read_again():
+    import tomllib
+
+    config = load_experiment(Path(__file__).parents[2] / "experiments" / "general-smollm2.toml")
+    assert config.general is None
+    assert config.controls is None
+    assert resolve(tomllib.loads(config.to_toml()), where="again") == config
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from fovea.config import dump_toml
 from fovea.experiment.config import resolve
 from tests.experiment.tiny import experiment
 
@@ -84,7 +83,7 @@ def straight(nursery, tmp_path_factory) -> tuple[Path, str, float]:
     path = folder / "experiment.toml"
     tables = experiment(folder)
     tables["job"] = tables["job"][:1] + tables["job"][2:3]
-    path.write_text(dump_toml(resolve(tables, where="test")))
+    path.write_text(resolve(tables, where="test").to_toml())
     began = time.monotonic()
     nursery.start("run", str(path), "--out", str(folder / "straight"))
     assert nursery.wait() == 0

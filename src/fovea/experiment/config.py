@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fovea.config import Config, load_toml, parse
+from fovea.config import Config, dump_toml, load_toml, parse
 from fovea.errors import ConfigError
 from fovea.methods.registry import MethodConfig
 from fovea.sae.architectures import ArchitectureConfig
 from fovea.train.job import OptimiserConfig
+
+_SWITCHES = ("general", "controls")
+"Tables that `NAME = false` leaves out."
 
 
 class LMConfig(Config):
@@ -149,6 +152,11 @@ class ExperimentConfig(Config):
     def n_steps(self) -> int:
         return self.train.n_tokens // self.train.batch_size
 
+    def to_toml(self) -> str:
+        """The experiment as a file that `load_experiment` reads back to the same value."""
+        absent = {name: False for name in _SWITCHES if getattr(self, name) is None}
+        return dump_toml(self, **absent)
+
     def job_name(self, domain: DomainConfig, job: JobConfig) -> str:
         """The job's folder: carries the domain when there are several."""
         return job.name if len(self.domain) == 1 else f"{domain.name}-{job.name}"
@@ -171,10 +179,7 @@ def resolve(table: dict[str, Any], *, where: str) -> ExperimentConfig:
     jobs = table.get("job", [])
     if isinstance(jobs, list):
         table = {**table, "job": [single for job in jobs for single in _sweep(job)]}
-    if table.get("general") is False:
-        table = {**table, "general": None}
-    if table.get("controls") is False:
-        table = {**table, "controls": None}
+    table = {name: None if name in _SWITCHES and value is False else value for name, value in table.items()}
     config = parse(ExperimentConfig, table, where=where)
     _check(config, where)
     return config

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from fovea import __version__
 from fovea.atomic import write_json, write_text
-from fovea.config import dump_toml, load_toml
+from fovea.config import load_toml
 from fovea.errors import RunError
 from fovea.experiment.config import ExperimentConfig, resolve
 
@@ -65,7 +65,7 @@ def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path), _logging_to(run.log):
         if not run.experiment.exists():
-            write_text(run.experiment, dump_toml(config))
+            write_text(run.experiment, config.to_toml())
         yield run
 
 
@@ -84,7 +84,7 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
         raise RunError(f"--out {where!r} is not empty and not a run (it holds {held[0]!r}); give a new folder")
     if not resume:
         raise RunError(f"--out {where!r} already holds a run; add --resume to continue it, or give a new folder")
-    before, now = run.experiment.read_text(), dump_toml(config)
+    before, now = run.experiment.read_text(), config.to_toml()
     if before != now:
         changed = sorted(set(before.splitlines()) ^ set(now.splitlines()))
         raise RunError(
