@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One thread for unit tests, whose tensors are tiny: more threads wait for each other. Slow tests share the cores."""
+    """One thread for unit tests: with tiny tensors, threads only wait for each other. Slow tests share the cores."""
     torch = sys.modules.get("torch")
     if torch is not None:
         n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -133,6 +133,7 @@ def _convert(gguf: Path, out: Path) -> None:
 
     The model that transformers loads from gguf refuses to be saved, so its tensors go into a fresh Llama.
     """
+    import torch
     from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -143,7 +144,8 @@ def _convert(gguf: Path, out: Path) -> None:
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             settings.pop(key, None)
         settings["dtype"] = "float32"
-        plain = LlamaForCausalLM(LlamaConfig(**settings))
+        with torch.random.fork_rng(devices=[]):
+            plain = LlamaForCausalLM(LlamaConfig(**settings))
         tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=plain)["tensors"]
         absent, unknown = plain.load_state_dict(tensors, strict=False)
         assert set(absent) <= {"lm_head.weight"}, absent

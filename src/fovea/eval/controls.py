@@ -40,7 +40,7 @@ def control(
     b_dec = x.double().mean(dim=0).float()
     W_dec = directions(kind, x, d_sae=d_sae, generator=generator)
     sae = JumpReLUSAE(Weights(W_dec.T, W_dec, b_dec, "tied")).requires_grad_(False)
-    sae.threshold.fill_(threshold_for(sae, x, k=k))
+    sae.set_tensors({"threshold": torch.full((d_sae,), threshold_for(sae, x, k=k))})
     sae.W_dec.mul_(output_gain(sae, x))
     return sae
 

@@ -16,7 +16,7 @@ from fovea.sae.init import start_from_general
 _PARAMETERS = {
     "encoder": {"W_enc"},
     "decoder": {"W_dec"},
-    "biases": {"b_enc", "b_dec", "b_gate", "b_mag", "r_mag", "threshold"},
+    "biases": {"b_enc", "b_dec", "b_gate", "b_mag", "r_mag", "scaled_threshold"},
 }
 
 

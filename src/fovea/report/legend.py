@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     "None: a marker alone."
 
 
-def legend(entries: list[Entry], *, width: float) -> Chart:
+def legend(entries: list[Entry], *, width: int | float) -> Chart:
     """The strip."""
     x, y, layers = 0.0, LINE_HEIGHT / 2, list[Chart]()
     for entry in entries:
@@ -31,7 +31,7 @@ def legend(entries: list[Entry], *, width: float) -> Chart:
     return {"layer": layers, "width": width, "height": y + LINE_HEIGHT / 2}
 
 
-def _entry(entry: Entry, x: float, y: float, sample: float) -> list[Chart]:
+def _entry(entry: Entry, x: float, y: float, sample: int) -> list[Chart]:
     look = entry.look
     layers: list[Chart] = []
     if entry.dash is not None:

@@ -59,7 +59,7 @@ def novelty_figure(run: RunData, domain: str, *, name: str) -> Figure | None:
     return Figure(
         name=name,
         title=f"Latents of the {domain} SAEs against those of g",
-        caption=_caption(baselines),
+        caption=_caption(baselines, run.baselines.get("n_latents")),
         label=f"Histograms of the largest cosine with a latent of g. {told} {_told_baselines(baselines)}",
         draw=partial(_draw, rows, baselines),
     )
@@ -76,11 +76,12 @@ def baselines_of(values: dict[str, Any], side: str) -> list[Baseline]:
     return found
 
 
-def _caption(baselines: dict[str, list[Baseline]]) -> str:
+def _caption(baselines: dict[str, list[Baseline]], n_latents: int | None) -> str:
     present = dict.fromkeys(NAMES[b.name] for side in SIDES for b in baselines[side])
     bands = "No random baseline was recorded, so how low a cosine chance alone reaches is not shown."
     if present:
-        bands = f"Bands: the middle 95% of {listing(list(present))} of as many latents, with the median as a line."
+        width = f" of {count(n_latents)} latents" if n_latents else ""
+        bands = f"Bands: the middle 95% of {listing(list(present))}{width}, with the median as a line."
     parts = [
         "Novelty = the largest cosine of a latent's decoder row (encoder column) with any of g's; low is new.",
         f"SAEs of middle sparsity; bins of {STEP:g}; heights are scaled panel by panel. {bands}",

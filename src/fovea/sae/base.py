@@ -172,6 +172,19 @@ class SAE(nn.Module, ABC):
         """Keys of cfg.json that only this architecture has."""
         return {}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights by SAELens name, detached, and "pre_bias" where it is a vector of its own."""
+        tensors = {name: parameter.detach() for name, parameter in self.named_parameters()} | {
+            "b_dec": self.b_dec.detach()
+        }
+        return tensors if self.frozen_pre_bias is None else tensors | {"pre_bias": self.frozen_pre_bias}
+
+    @torch.no_grad()
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into trained weights, by SAELens name."""
+        for name, tensor in tensors.items():
+            self.get_parameter(name).copy_(tensor)
+
     def centred(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_in}"]:
         """x without the pre-bias."""
         return x if self.pre_bias is None else x - self.pre_bias
@@ -180,7 +193,7 @@ class SAE(nn.Module, ABC):
     def biases_at(self, pre_bias: Float[Tensor, " d_in"]) -> dict[str, Float[Tensor, " d_sae"]]:
         """Encoder biases that give the same latents when `pre_bias` is subtracted instead; summed in float64."""
         shift = (pre_bias.double() - self.input_bias().double()) @ self.W_enc.double()
-        return {"b_enc": (self.get_parameter("b_enc").double() + shift).float()}
+        return {"b_enc": (self.tensors()["b_enc"].double() + shift).float()}
 
     @torch.no_grad()
     def set_output_bias(self, value: Float[Tensor, " {self.d_in}"]) -> None:

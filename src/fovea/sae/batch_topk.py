@@ -96,8 +96,7 @@ class BatchTopKSAE(SAE):
     def inference_form(self) -> JumpReLUSAE:
         """The same latents as jumprelu, with the threshold repeated for every latent."""
         sae = JumpReLUSAE(self.weights)
-        sae.b_enc.copy_(self.b_enc)
-        sae.threshold.copy_(self.threshold.expand(self.d_sae))
+        sae.set_tensors({"b_enc": self.b_enc, "threshold": self.threshold.expand(self.d_sae)})
         return sae.requires_grad_(False)
 
     def elementwise(self) -> Elementwise:

@@ -82,7 +82,7 @@ def save_sae(
     """
     form = sae.inference_form()
     _round_matrices(form, _STORAGE[storage_dtype])
-    tensors = state_tensors(form)
+    tensors = form.tensors()
     _check_finite(tensors, str(folder))
     for name in (CFG, WEIGHTS, OWN_BIASES):
         (folder / name).unlink(missing_ok=True)
@@ -139,11 +139,9 @@ def assemble(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: st
     # An SAE whose output is added to another's was built without an output bias; its b_dec is exactly zero.
     b_dec = None if isinstance(pre_bias, Tensor) and not tensors["b_dec"].any() else tensors["b_dec"]
     sae = FILE_FORMS[cfg["architecture"]](Weights(tensors["W_enc"], tensors["W_dec"], b_dec, pre_bias), cfg)
-    own = {name: p for name, p in sae.named_parameters() if name not in ("W_enc", "W_dec", "b_dec")}
-    _check_shapes(tensors, {name: tuple(parameter.shape) for name, parameter in own.items()}, where)
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+    own = sae.tensors().keys() - {"W_enc", "W_dec", "b_dec", "pre_bias"}
+    _check_shapes(tensors, {name: (d_sae,) for name in sorted(own)}, where)
+    sae.set_tensors({name: tensors[name] for name in own})
     return sae.requires_grad_(False)
 
 
@@ -177,16 +175,10 @@ def fingerprint(sae: SAE) -> str:
     form = sae.inference_form()
     settings = json.dumps(form.file_settings(), sort_keys=True)
     digest = hashlib.sha256(f"{form.file_architecture} {settings} {form.pre_bias_is_tied}".encode())
-    for name, tensor in sorted(state_tensors(form).items()):
+    for name, tensor in sorted(form.tensors().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def state_tensors(sae: SAE) -> dict[str, Tensor]:
-    """Weights of an inference form by SAELens name, plus "pre_bias" where it is a vector of its own."""
-    tensors = {name: parameter.detach() for name, parameter in sae.named_parameters()} | {"b_dec": sae.b_dec.detach()}
-    return tensors if sae.frozen_pre_bias is None else tensors | {"pre_bias": sae.frozen_pre_bias}
 
 
 def _cfg(form: SAE, metadata: SAEMetadata) -> dict[str, Any]:

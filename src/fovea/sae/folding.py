@@ -40,9 +40,8 @@ def fold_scale(sae: SAE, *, scale_in: float, scale_out: float, pre_bias: Float[T
     n = ratio * _row_lengths(folded)
     folded.W_enc.copy_(folded.W_enc.double() * n)
     folded.W_dec.copy_(folded.W_dec.double() * (ratio / n)[:, None])
-    for name in folded.latent_tensors:
-        tensor = folded.get_parameter(name)
-        tensor.copy_(tensor.double() * (n / scale_in))
+    tensors = folded.tensors()
+    folded.set_tensors({name: tensors[name].double() * (n / scale_in) for name in folded.latent_tensors})
     folded.b_dec.copy_(folded.b_dec.double() / scale_out)
     if folded.frozen_pre_bias is not None:
         raw = folded.frozen_pre_bias.double() / scale_in if pre_bias is None else pre_bias

@@ -12,7 +12,7 @@
 exact: the start computes what g does. k rules: same pre-activations, but the k largest fire and g's thresholds do not.
 """
 
-import torch
+from torch import Tensor
 
 from fovea.errors import SAEError
 from fovea.sae.base import SAE, SAEConfig
@@ -45,23 +45,21 @@ def start_from_general(config: SAEConfig, general: SAE, *, scale_in: float, scal
     form = unfold_scale(general, scale_in=scale_in, scale_out=scale_in if scale_out is None else scale_out)
     _check(config, form)
     sae = config.from_weights(form.weights)
-    with torch.no_grad():
-        for name, tensor in _encoder_tensors(sae, form).items():
-            sae.get_parameter(name).copy_(tensor)
+    sae.set_tensors(_encoder_tensors(sae, form))
     return sae
 
 
-def _encoder_tensors(sae: SAE, form: SAE) -> dict[str, torch.Tensor]:
+def _encoder_tensors(sae: SAE, form: SAE) -> dict[str, Tensor]:
     """What `sae`'s encoder takes from `form`, beyond the shared weights."""
     if isinstance(form, GatedSAE) and isinstance(sae, GatedSAE):
-        return {name: form.get_parameter(name) for name in ("b_gate", "b_mag", "r_mag")}
+        return {name: form.tensors()[name] for name in ("b_gate", "b_mag", "r_mag")}
     if isinstance(sae, GatedSAE):
         rule = form.elementwise()
         return {"b_mag": rule.b_enc, "b_gate": rule.b_enc - rule.threshold.clamp_min(0.0)}
     if isinstance(sae, JumpReLUSAE):
         rule = form.elementwise()
         return {"W_enc": rule.W_enc, "b_enc": rule.b_enc, "threshold": rule.threshold.clamp_min(0.0)}
-    return {"b_enc": form.get_parameter("b_enc")}
+    return {"b_enc": form.tensors()["b_enc"]}
 
 
 def _check(config: SAEConfig, general: SAE) -> None:

@@ -6,13 +6,15 @@ Objective: mse + (L0 / target_l0 - 1)^2 + a pull on dead latents. Thresholds get
 estimate: the average over pre-activations within bandwidth / 2 of the threshold.
 
 Source: Rajamanoharan et al. 2024 (arXiv 2407.14435); quadratic penalty as in its appendix; pre-activation loss from
-Anthropic, Circuits Updates January 2025. Where we differ: the threshold is trained directly, not its logarithm. Adam
-moves a number by about lr per step whatever its size, so a direct threshold crosses the scale of pre-activations in a
-short run while a logarithm that starts small would not; and files may hold thresholds that have none (0, and below
-after a gated SAE is stacked). `after_step` keeps it from going below 0, where it would mean the same as 0.
+Anthropic, Circuits Updates January 2025. Where we differ: the threshold is trained directly, not its logarithm, and
+starts where a normal distribution gives the target L0. Adam moves a number by about lr per step whatever its size: a
+logarithm that starts small would not cross the scale of pre-activations in a run of some hundred steps, and a direct
+threshold only if it moves THRESHOLD_GAIN times as fast as the weights. Files may also hold thresholds that have no
+logarithm (0, and below after a gated SAE is stacked). `after_step` keeps them from going below 0.
 """
 
 import copy
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -28,18 +30,22 @@ from fovea.sae.encoder import trained_pre
 from fovea.sae.terms import dead_pre, mse, target_l0
 
 
+THRESHOLD_GAIN = 8.0
+"The trained number is threshold / 8. A power of 2, so the threshold itself is exact."
+
+
 class JumpReLUConfig(SAEConfig):
     """Settings of a JumpReLU SAE."""
 
     kind: Literal["jumprelu"] = "jumprelu"
     target_l0: PositiveFloat
     "Latents that should fire per token, mean over tokens."
-    l0_weight: PositiveFloat = 1.0
+    l0_weight: PositiveFloat = 4.0
     "Weight of (L0 / target_l0 - 1)^2 in units of d_in, the squared norm of a target of unit variance."
     bandwidth: PositiveFloat = 0.5
     "Width of the window in which a threshold receives gradient, in (scaled) units of pre."
     threshold_init: PositiveFloat | None = None
-    "Thresholds at the start, in (scaled) units of pre; None: where target_l0 of d_sae standard normal values lie above."
+    "Thresholds at the start, in (scaled) units of pre; None: what target_l0 of d_sae standard normal values exceed."
     dead_weight: NonNegativeFloat = 3e-6
     "Weight of the pre-activation loss on dead latents."
     decoder_norm: Literal["unit", "free"] = "unit"
@@ -53,11 +59,11 @@ class JumpReLUConfig(SAEConfig):
     def from_weights(self, weights: Weights) -> "JumpReLUSAE":
         """A JumpReLU SAE with these weights and thresholds at `threshold_init`."""
         sae = JumpReLUSAE(weights, self)
-        nn.init.constant_(sae.threshold, self.first_threshold(sae.d_sae))
+        sae.set_tensors({"threshold": torch.full((sae.d_sae,), self.first_threshold(sae.d_sae))})
         return sae
 
     def first_threshold(self, d_sae: int) -> float:
-        """Where all thresholds start: near their place if x is scaled to unit variance, since short runs move them little.
+        """Where all thresholds start: near their place if x is scaled to unit variance.
 
         Raises:
             ConfigError: target_l0 is not below the width.
@@ -83,7 +89,23 @@ class JumpReLUSAE(SAE):
         super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
         self.config = config
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.threshold = nn.Parameter(torch.zeros(self.d_sae))
+        self.scaled_threshold = nn.Parameter(torch.zeros(self.d_sae))
+
+    @property
+    def threshold(self) -> Float[Tensor, " d_sae"]:
+        """What each pre-activation must exceed."""
+        return self.scaled_threshold * THRESHOLD_GAIN
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in the base class, with the threshold in place of what is trained for it."""
+        tensors = super().tensors()
+        return tensors | {"threshold": tensors.pop("scaled_threshold") * THRESHOLD_GAIN}
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """As in the base class, with the threshold in place of what is trained for it."""
+        threshold = tensors.get("threshold")
+        own = {} if threshold is None else {"scaled_threshold": threshold / THRESHOLD_GAIN}
+        super().set_tensors({name: tensor for name, tensor in tensors.items() if name != "threshold"} | own)
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: pre-activations above their thresholds, and above 0."""
@@ -113,7 +135,7 @@ class JumpReLUSAE(SAE):
     def after_step(self, result: StepResult) -> None:
         """Keep thresholds at 0 or above."""
         del result
-        self.threshold.clamp_min_(0.0)
+        self.scaled_threshold.clamp_min_(0.0)
 
     def inference_form(self) -> "JumpReLUSAE":
         """A copy: training and inference are the same."""

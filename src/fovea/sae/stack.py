@@ -65,8 +65,7 @@ def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
         _shifted(rule.b_enc, rule.W_enc, stacked.input_bias(), sae.input_bias())
         for rule, sae in zip(rules, (general, domain), strict=True)
     ]
-    stacked.b_enc.copy_(torch.cat(moved))
-    stacked.threshold.copy_(torch.cat([rule.threshold for rule in rules]))
+    stacked.set_tensors({"b_enc": torch.cat(moved), "threshold": torch.cat([rule.threshold for rule in rules])})
     return stacked.requires_grad_(False)
 
 

@@ -1,7 +1,0 @@
-import pytest
-
-
-@pytest.mark.browser
-def test_a(): ...
-@pytest.mark.saelens
-def test_b(): ...
