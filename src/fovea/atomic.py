@@ -79,6 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
 
 
 def _sync_folder(folder: Path) -> None:
