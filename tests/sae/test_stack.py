@@ -32,7 +32,7 @@ def residual_sae(general: SAE, name: str, *, scale_in: float = 0.3, scale_out: f
     return fold_scale(sae, scale_in=scale_in, scale_out=scale_out, pre_bias=raw)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(KINDS, KINDS))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(KINDS, KINDS)))
 @pytest.mark.parametrize(
     "biases", ["tied-own", "tied-tied", "tied-none", "none-none", "none-tied", "own-own", "own-tied"]
 )
@@ -45,7 +45,7 @@ def test_a_stack_of_elementwise_saes_is_the_sum_of_both(first: str, second: str,
     assert check.n_ties <= 2
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(KINDS, ["batch_topk", "gated"]))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(KINDS, ["batch_topk", "gated"])))
 def test_a_residual_sae_with_gs_pre_bias_stacks_by_concatenation(first: str, second: str) -> None:
     general = fold_scale(build(first), scale_in=0.3, scale_out=0.3)
     domain = residual_sae(general, second)

@@ -29,7 +29,6 @@ from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, S
 from fovea.sae.encoder import trained_pre
 from fovea.sae.terms import dead_pre, mse, target_l0
 
-
 THRESHOLD_GAIN = 8.0
 "The trained number is threshold / 8. A power of 2, so the threshold itself is exact."
 

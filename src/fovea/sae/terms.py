@@ -28,7 +28,8 @@ def l1(latents: Float[Tensor, "tokens d_sae"], decoder_norm: Float[Tensor, " d_s
 def target_l0(l0: Float[Tensor, ""], target: float) -> Float[Tensor, ""]:
     """(l0 / target - 1)^2: zero at the target, so the knob is the L0 itself.
 
-    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), appendix; Gemma Scope 2.
+    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), appendix. Here l0 is the mean over the batch, as in
+    dictionary_learning, so tokens may differ; SAELens holds every token to the target.
     """
     return (l0 / target - 1.0).square()
 
