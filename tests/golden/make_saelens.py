@@ -1,8 +1,8 @@
 """Golden numbers of SAELens's training classes on fixed weights -> tests/golden/saelens.json.
 
 Run in an environment with sae-lens 6.54:  python tests/golden/make_saelens.py
-tests/sae/test_saelens.py gives our SAEs the same weights from `tensors()` and compares losses and gradients. The cases are
-those in which both follow the same formula: free decoder norms, no detaching, every chosen dead pre-activation positive.
+tests/sae/test_saelens.py gives our SAEs the same weights from `tensors()` and compares losses and gradients. The cases
+are those where both follow one formula: free decoder norms, no detaching, every chosen dead pre-activation positive.
 """
 
 import importlib
@@ -67,10 +67,7 @@ def _sae(kind: str) -> Any:
     sae = getattr(module, f"{name[kind]}TrainingSAE")(config)
     with torch.no_grad():
         for key, tensor in tensors(kind).items():
-            if key == "threshold":
-                sae.log_threshold.copy_(tensor.log())
-            else:
-                getattr(sae, key).copy_(tensor)
+            getattr(sae, key).copy_(tensor)
     return sae
 
 
@@ -96,8 +93,6 @@ def _measure(kind: str) -> dict[str, Any]:
         leaves = dict(sae.named_parameters())
         gradients = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
         found = {key: g for key, g in zip(leaves, gradients, strict=True) if g is not None}
-        if "log_threshold" in found:
-            found["threshold"] = found.pop("log_threshold") / sae.threshold.detach()
         numbers["terms"][name] = {
             "value": term.item(),
             "gradients": {key: [float(f"{v:.8g}") for v in g.flatten().tolist()] for key, g in found.items()},

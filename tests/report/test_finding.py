@@ -121,7 +121,7 @@ def test_the_cost_rarity_and_novelty_are_said_with_numbers(run: Path) -> None:
 def test_one_seed_and_few_documents_are_hedged(tmp_path: Path) -> None:
     said = headline(make_run(tmp_path / "run", Shape(n_documents=9)))
     assert "One seed per job" in said
-    assert "With 9 documents held out, the bootstrap intervals are rough" in said
+    assert "Only 9 documents held out: these numbers are rough" in said
 
 
 def test_several_seeds_are_said_to_be_means(tmp_path: Path) -> None:

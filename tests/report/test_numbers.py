@@ -37,7 +37,7 @@ def test_other_words() -> None:
     assert one_in(1 / 12_800) == "1 in 13,000"
     assert one_in(0.4) == "1 in 2.5"
     assert percent(0.051) == "5.1%"
-    assert percent(0.5) == "50%"
+    assert [percent(share) for share in (0, 0.0001, 0.5, 0.999, 1)] == ["0%", "<0.1%", "50%", ">99%", "100%"]
     assert scientific(5.2e14) == "5.2e14"
     assert listing(["a", "b", "c"]) == "a, b and c"
 

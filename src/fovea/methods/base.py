@@ -88,8 +88,8 @@ class Method(Config):
         return batch.x
 
     def combine(
-        self, x_general: Float[Tensor, "tokens d_in"] | None, x_hat: Float[Tensor, "tokens d_in"]
-    ) -> Float[Tensor, "tokens d_in"]:
+        self, x_general: Float[Tensor, "*batch d_in"] | None, x_hat: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction of x that evaluation scores."""
         del x_general
         return x_hat

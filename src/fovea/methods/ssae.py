@@ -56,7 +56,7 @@ class SSAE(Method):
         return torch.where(batch.is_domain[:, None], residual, 0.0)
 
     def combine(
-        self, x_general: Float[Tensor, "tokens d_in"] | None, x_hat: Float[Tensor, "tokens d_in"]
-    ) -> Float[Tensor, "tokens d_in"]:
+        self, x_general: Float[Tensor, "*batch d_in"] | None, x_hat: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_in"]:
         assert x_general is not None, "evaluation must carry g(x) for a method that adds to it"
         return x_general + x_hat

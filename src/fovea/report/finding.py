@@ -202,5 +202,5 @@ def hedges(run: RunData) -> list[str]:
     sizes = [r.n_documents for r in run.records if r.split == "heldout" and r.corpus in corpora and r.n_documents]
     if sizes and min(sizes) < FEW_DOCUMENTS:
         few = plural(min(sizes), "document")
-        sentences.append(f"With {few} held out, the bootstrap intervals are rough.")
+        sentences.append(f"Only {few} held out: these numbers are rough.")
     return sentences

@@ -53,10 +53,14 @@ def one_in(density: int | float) -> str:
 
 
 def percent(share: int | float | None) -> str:
-    """A share in percent, with one decimal below 10%."""
+    """A share in percent, with one decimal below 10%; 0% and 100% are exact."""
     if share is None:
         return DASH
-    return f"{100 * share:.1f}%" if 0 < share < 0.1 else f"{100 * share:.0f}%"
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.995 <= share < 1:
+        return ">99%"
+    return f"{100 * share:.1f}%" if 0 < share < 0.0995 else f"{100 * share:.0f}%"
 
 
 def listing(items: Sequence[str], last: str = "and") -> str:
