@@ -70,9 +70,10 @@ class Run:
         return read_sae(self._folder.saes / job)
 
     def patched(self, lm: LM, job: str) -> AbstractContextManager[None]:
-        """Context in which `lm.model` runs with the job's reconstruction of x, as evaluation scores it.
+        """Context in which `lm.model` runs with the job's reconstruction of x.
 
-        Massive-norm tokens (the first of a text, as a rule) keep their activation, as in training and measurement.
+        Massive-norm tokens (the first of a text, as a rule) keep their activation, as in measurement. Measurement also
+        spares special tokens and positions below skip_first, which a patch on activations cannot see.
         """
         rebuild = self._rebuild(job)
         stored = json.loads((self._folder.calibration / "filter.json").read_text())
@@ -108,14 +109,15 @@ def encode_text(lm: LM, sae: LoadedSAE, text: str) -> Encoding:
         assert lm.bos_id is not None, "an SAE trained with BOS belongs to an lm that has one"
         ids = [lm.bos_id, *ids]
     x = lm.activations(torch.tensor([ids], device=lm.device), HookPoint.parse(sae.metadata.hook_name))[0]
-    return Encoding([lm.tokenizer.decode([i]) for i in ids[n_before:]], sae.sae.encode(x[n_before:]))
+    tokens = [str(lm.tokenizer.decode([i])) for i in ids[n_before:]]
+    return Encoding(tokens, sae.sae.encode(x[n_before:].cpu()))
 
 
 def _sparing_massive(rebuild: Callable[[Tensor], Tensor], max_norm: float | None) -> Callable[[Tensor], Tensor]:
     """`rebuild`, but vectors longer than `max_norm` stay as they are."""
 
     def patch(x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        x_hat = rebuild(x)
+        x_hat = rebuild(x.cpu()).to(x)
         return x_hat if max_norm is None else torch.where(x.norm(dim=-1, keepdim=True) > max_norm, x, x_hat)
 
     return patch

@@ -1,5 +1,6 @@
 """Files that are either complete or absent: temporary file in the same folder, fsync, rename."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -78,7 +80,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write named tensors as safetensors, atomically."""
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(errno.EIO, str(error), str(path)) from error
         temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
 
 

@@ -86,7 +86,7 @@ def run(
     experiment: Experiment,
     out: Out,
     settings: Settings = None,
-    device: Annotated[str | None, typer.Option(help="Device of the lm and the SAEs, like cuda:0.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda:0; SAEs are on the CPU.")] = None,
     resume: Resume = False,
 ) -> None:
     """Train, measure and report one experiment.

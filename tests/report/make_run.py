@@ -86,6 +86,7 @@ def make_run(folder: Path, shape: Shape | None = None) -> Path:
                 job = f"{_prefix(domain, shape)}{method}-gated-l1_{knob}-s{seed}"
                 lines += _job_lines(job, (domain, method, seed), numbers, shape)
                 _write_job(folder, job, (domain, method, seed), shape, rng)
+        _write_control(folder, domain, shape)
     write_lines(folder / "metrics.jsonl", lines)
     write_lines(
         folder / "comparisons.jsonl", [line for domain in shape.domains for line in _comparisons(domain, shape)]
@@ -238,6 +239,15 @@ def _write_job(folder: Path, job: str, who: tuple[str, str, int], shape: Shape, 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**about, "ledger": ledger}))
     _write_latents(folder, job, who, shape, rng)
+
+
+def _write_control(folder: Path, domain: str, shape: Shape) -> None:
+    """The one control that is trained has a ledger."""
+    job = f"{_prefix(domain, shape)}control-frozen_decoder-k40"
+    path = folder / "saes" / _file_name(job) / "job.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"job": job, "method": "control", "architecture": "batch_topk", "sparsity": "k40", "domain": domain}
+    path.write_text(json.dumps({**about, "seed": 0, "ledger": {"n_tokens": 4_000_000, "d_sae": shape.d_sae}}))
 
 
 def _write_latents(folder: Path, job: str, who: tuple[str, str, int], shape: Shape, rng: np.random.Generator) -> None:

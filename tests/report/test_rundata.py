@@ -29,6 +29,7 @@ def test_job_names_give_method_architecture_and_sparsity(tmp_path: Path) -> None
     jobs = {job.name: job for job in read_run(make_run(tmp_path / "a")).jobs}
     assert jobs["ssae-gated-l1_10-s0"][1:] == ("ssae", "gated", "biology", 0, "ssae", "l1_10")
     assert jobs["control-random-k40"].sparsity == "random-k40"
+    assert jobs["control-frozen_decoder-k40"].sparsity == "frozen_decoder-k40"
     several = {job.name: job for job in read_run(make_run(tmp_path / "b", Shape(domains=("biology", "history")))).jobs}
     assert several["history-direct-gated-l1_2-s0"].label == "direct"
     assert several["history-control-moment-k40"].sparsity == "moment-k40"

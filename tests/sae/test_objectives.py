@@ -223,10 +223,10 @@ def test_auxk_brings_dead_latents_back() -> None:
 
 
 def test_a_jumprelu_sae_reaches_its_target_l0() -> None:
-    x = rows(4000)
+    x = rows(2000)
     sae = JumpReLUConfig(d_sae=D_SAE, target_l0=5).build(D_IN, generator=generator())
     sae.set_output_bias(x.mean(dim=0))
-    train(sae, x, x, n_steps=400)
+    train(sae, x, x, n_steps=200, batch_size=256)
     assert (sae.encode(x) > 0).sum().item() / len(x) == pytest.approx(5, rel=0.1)
 
 
@@ -237,7 +237,7 @@ def test_a_stronger_l1_gives_sparser_latents() -> None:
         for weight in (0.1, 3.0):
             config = build(name).config.model_copy(update={"l1": weight})  # pyright: ignore
             sae = config.build(D_IN, generator=generator())
-            l0.append(train(sae, x, x, n_steps=150).l0.item())
+            l0.append(train(sae, x, x, n_steps=60, lr=1e-2, batch_size=256).l0.item())
         assert l0[1] < 0.7 * l0[0], name
 
 

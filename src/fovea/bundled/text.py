@@ -99,9 +99,12 @@ def _fill(units: Sequence[str], limit: int, joint: int) -> list[list[str]]:
 
 
 def write_documents(path: Path, documents: Iterable[BundledDocument]) -> None:
-    """Write `{"id", "text", "source"}` a line, compressed; the same documents give the same bytes."""
+    """Write `{"id", "text", "source"}` a line, compressed; the same documents give the same bytes.
+
+    In the order of their ids, which are hashes: the first documents are as good a sample as any.
+    """
     lines = io.BytesIO()
-    for document in documents:
+    for document in sorted(documents, key=lambda document: document_id(document.text)):
         record = {"id": document_id(document.text), "text": document.text, "source": document.source}
         lines.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
     write_bytes(path, zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=0).compress(lines.getvalue()))

@@ -126,7 +126,7 @@ def add_batch(bench: Bench, batch: TokenBatch, *, candidates: Sequence[Candidate
     where = positions(bench.token_filter, batch, x=prefix.x)
     clean_hidden = bench.lm.resume(prefix, prefix.x)[where.scored]
     targets = batch.tokens.roll(-1, dims=1)[where.scored]
-    x = prefix.x[where.kept]
+    x = prefix.x[where.kept].cpu()  # SAEs live on the CPU, whatever the lm runs on
     shared = EvalBatch(x, bench.general)
     kept_rows = rows_of(batch.documents[where.kept].cpu(), sums)
     scored_rows = rows_of(batch.documents[where.scored].cpu(), sums)
@@ -154,7 +154,7 @@ def patched_hidden(
 ) -> Float[Tensor, "batch pos d_model"]:
     """Final hidden states with x_hat at the kept positions and the original activation elsewhere."""
     x_new = prefix.x.clone()
-    x_new[kept] = x_hat
+    x_new[kept] = x_hat.to(x_new)
     return bench.lm.resume(prefix, x_new)
 
 

@@ -1,6 +1,6 @@
 """The settings of one experiment: one toml file, every default written here once.
 
-A list where one value belongs (a job's `seed`, or any scalar of its `sae`) is a sweep: the job is repeated for each.
+A list where one value belongs (a job's `seed`, or the sparsity of its `sae`) is a sweep: the job is repeated for each.
 """
 
 import itertools
@@ -29,6 +29,7 @@ class LMConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     "Precision of the lm's forward; auto takes bfloat16 where the processor has it."
     device: str = "cpu"
+    "Device of the lm; SAEs are trained and run on the CPU."
 
 
 class TextConfig(Config):
@@ -238,10 +239,14 @@ def _override(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    place: Any = table
     *parents, last = key.strip().split(".")
-    for parent in parents:
-        step = table[int(parent)] if isinstance(table, list) else table.setdefault(parent, {})
-        if not isinstance(step, dict | list):
-            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a table")
-        table = step  # pyright: ignore[reportAssignmentType]
-    table[int(last) if isinstance(table, list) else last] = value  # pyright: ignore[reportArgumentType]
+    try:
+        for parent in parents:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    except (ValueError, IndexError, AttributeError, TypeError):
+        raise ConfigError(
+            f"--set {override!r} names no setting; write dotted names, with a number from 0 for each entry of "
+            "a list, as in --set domain.0.name=mine"
+        ) from None

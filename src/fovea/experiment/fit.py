@@ -86,8 +86,10 @@ def fit_domain(
         )
     for job in jobs:
         folder = run.saes / job.spec.name
+        (folder / "job.json").unlink(missing_ok=True)
         _save_sae(config, subject, job, folder=folder)
-        ledger = ledger_of(job, epochs=stream.domain.epoch, flops_lm=_lm_flops(subject, job))
+        share = 1.0 - round(job.spec.method.general_share * job.spec.batch_size) / job.spec.batch_size
+        ledger = ledger_of(job, epochs=share * stream.domain.epoch, flops_lm=_lm_flops(config, subject, stream))
         _save_record(job, wanted[job.spec.name], ledger, folder=folder)
     shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True)
 
@@ -143,15 +145,15 @@ def _scale_out(job: JobConfig, subject: Subject, calibration: Calibration) -> fl
 def _stream(config: ExperimentConfig, jobs: Sequence[Job], subject: Subject, sources: Sources) -> Stream:
     size = config.train.batch_size
     shares = [job.spec.method.general_share for job in jobs]
-    n_general = max(round(share * size) for share in shares)
-    n_domain = max(size - round(share * size) for share in shares)
+    # Full batches of both kinds whatever the shares, so that the rows of a job do not depend on the other jobs.
+    n_general = size if any(round(share * size) for share in shares) else 0
     reads_general = any(job.spec.method.adds_general for job in jobs)
     domain = MixingBuffer(sources.domain.train, rows=config.train.buffer_rows, seed=config.seed)
     general = None
     if n_general:
         assert sources.general is not None, "checked when the experiment was read"
         general = MixingBuffer(sources.general.train, rows=config.train.buffer_rows, seed=config.seed + 1)
-    return Stream(domain, general, subject.frozen if reads_general else None, n_domain=n_domain, n_general=n_general)
+    return Stream(domain, general, subject.frozen if reads_general else None, n_domain=size, n_general=n_general)
 
 
 def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
@@ -208,9 +210,12 @@ def remove_working_files(run: RunFolder) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lm_flops(subject: Subject, job: Job) -> float:
-    """FLOPs of the lm up to the hooked layer for all that the job learnt from: 2 per weight and token."""
+def _lm_flops(config: ExperimentConfig, subject: Subject, stream: Stream) -> float:
+    """FLOPs of the lm up to the hook point for the tokens harvested: 2 per weight and token, kept epochs not again."""
     layers = subject.lm.model.get_submodule(subject.lm.layers_path)
-    names = [str(layer) for layer in range(subject.hook_point.layer + 1)]
-    weights = sum(parameter.numel() for name in names for parameter in layers.get_submodule(name).parameters())
-    return 2.0 * weights * job.n_tokens
+    n_layers = subject.hook_point.layer + (subject.hook_point.site != "resid_pre")
+    weights = sum(p.numel() for index in range(n_layers) for p in layers.get_submodule(str(index)).parameters())
+    buffers = [stream.domain] if stream.general is None else [stream.domain, stream.general]
+    kept = config.train.cache_gigabytes > 0
+    rows = [b.n_rows_read * min(1.0, 1.0 / b.epoch) if kept else b.n_rows_read for b in buffers if b.n_rows_read]
+    return 2.0 * weights * sum(rows)

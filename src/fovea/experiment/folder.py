@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,7 +55,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[RunFolder]:
+def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator[RunFolder]:
     """The folder, locked for this process, holding this experiment and no other.
 
     Raises:
@@ -64,6 +65,8 @@ def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[
     _refuse_foreign(run, config, resume=resume)
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path), _logging_to(run.log):
+        for leftover in path.rglob(".*.partial"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not run.experiment.exists():
             write_text(run.experiment, config.to_toml())
         yield run
@@ -94,7 +97,7 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     with (path / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +120,7 @@ class _JsonLines(logging.Handler):
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def _logging_to(path: Path) -> Generator[None]:
     logger = logging.getLogger("fovea")
     with path.open("a", encoding="utf-8") as file:
         handler = _JsonLines(file)
@@ -132,11 +135,12 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def write_provenance(run: RunFolder, *, command: str, fingerprints: dict[str, Any]) -> None:
-    """What made this run; kept from the first start, later starts are appended."""
+    """What makes this run: versions and fingerprints as of the latest start, and every start with its commit."""
     starts: list[dict[str, Any]] = []
     if run.provenance.exists():
         starts = json.loads(run.provenance.read_text())["starts"]
-    starts.append({"time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": command})
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    starts.append({"time_utc": began, "command": command, "commit": _commit(), "torch": _version("torch")})
     write_json(
         run.provenance,
         {

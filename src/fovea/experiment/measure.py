@@ -55,13 +55,11 @@ class Measured(NamedTuple):
     comparisons: list[Comparison]
 
 
-def contender_of(name: str, domain: DomainConfig, job: JobConfig, *, sae: SAE) -> Contender:
-    """A trained job as saved."""
+def contender_of(name: str, domain: DomainConfig, job: JobConfig, *, sae: SAE, curve: str) -> Contender:
+    """A trained job as saved; `curve` names the sparsity sweep that it is a point of."""
     info = JobInfo(name, job.method.family, job.sae.kind, domain.name, job.seed, fingerprint(sae))
     is_control = info.method == "control"
-    return Contender(
-        info, sae, Trained(name, sae, job.method), None if is_control else (job.method.label, job.sae.label)
-    )
+    return Contender(info, sae, Trained(name, sae, job.method), None if is_control else (curve, job.sae.label))
 
 
 def control_of(name: str, domain: DomainConfig, *, sae: SAE, seed: int) -> Contender:

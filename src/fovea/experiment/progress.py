@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -15,7 +15,7 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def stage(title: str, total: int | None, *, unit: str = "", done: int = 0) -> Iterator[Advance]:
+def stage(title: str, total: int | None, *, unit: str = "", done: int = 0) -> Generator[Advance]:
     """A stage of `total` units, `done` of them from before; call the yielded function with each advance."""
     began = time.monotonic()
     if sys.stderr.isatty():

@@ -101,7 +101,8 @@ def _job_row(run: RunData, job: Job, domain: str, page: Page, text: Text, slots:
             row.append(value_cell(record))
     if not page.is_general:
         memorised = _difference(find("loss_recovered_gap", "train"), find("loss_recovered_gap", "heldout"))
-        row.insert(3, gap("g and the controls were not trained on D") if job.method in NOT_TRAINED else memorised)
+        is_trained = job.method not in NOT_TRAINED or job.name in run.ledgers
+        row.insert(3, memorised if is_trained else gap("not trained on D"))
     seed = Cell(str(job.seed), job.seed) if job.seed is not None else gap("no seed")
     return [*row, words(job.architecture), seed]
 
@@ -134,7 +135,7 @@ def _l0(total: Record | None, general: Record | None, domain: Record | None) -> 
     if total is None or total.value is None:
         return gap(total.reason if total else None)
     parts = [part.value if part else None for part in (general, domain)]
-    note = "" if None in parts or not parts[0] else f"{number(parts[0], 1)} + {number(parts[1], 1)}"
+    note = "" if not all(parts) else f"{number(parts[0], 1)} + {number(parts[1], 1)}"
     return Cell(number(total.value, 1), total.value, note)
 
 

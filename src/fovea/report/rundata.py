@@ -220,15 +220,13 @@ def _job(record: Record, about: dict[str, Any], domain: str | None) -> Job:
     """Names are [DOMAIN-]METHOD-ARCHITECTURE-SPARSITY-sSEED; one that is not is taken whole as its sparsity."""
     architecture = record.architecture or about.get("architecture")
     stem = re.sub(r"-s\d+$", "", record.job)
-    label, sparsity = record.method, stem
+    label, sparsity = record.method, str(about.get("sparsity") or stem)
     if record.method in NOT_TRAINED:
         sparsity = re.sub(r"^(.*-)?control-", "", stem)
     elif f"-{architecture}-" in stem:
-        before, _, sparsity = stem.partition(f"-{architecture}-")
-        label = before.rpartition("-")[2]
-    return Job(
-        record.job, record.method, architecture, domain, record.seed, label, str(about.get("sparsity") or sparsity)
-    )
+        before, _, after = stem.partition(f"-{architecture}-")
+        label, sparsity = before.rpartition("-")[2], str(about.get("sparsity") or after)
+    return Job(record.job, record.method, architecture, domain, record.seed, label, sparsity)
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:

@@ -7,7 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fovea.config import Config
@@ -22,9 +22,9 @@ class OptimiserConfig(Config):
     """How a job steps."""
 
     lr: LearningRateConfig = LearningRateConfig()
-    sparsity_warmup_fraction: float = 0.05
+    sparsity_warmup_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
     "Share of the steps over which a sparsity penalty rises to its full weight."
-    clip_norm: float = 1.0
+    clip_norm: PositiveFloat = 1.0
     "Largest gradient norm over all parameters of the SAE; longer gradients are shortened to it."
     dead_after_tokens: PositiveInt = 100_000
     "A latent that has not fired on so many tokens is dead, and the auxiliary term works on it."
@@ -94,7 +94,7 @@ class Job:
         if not torch.isfinite(total):
             raise NonFiniteLossError(
                 f"job {spec.name!r}: the loss is {total.item()} at step {self.step_index}; lower its learning rate "
-                f"({spec.optimiser.lr.peak:g}) or look for outliers in the activations"
+                f"({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
             )
         self._descend(total)
         self.sae.after_step(result)

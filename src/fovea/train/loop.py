@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,7 @@ def train(
             if observe is not None:
                 observe(step, logs)
             due = stopping() or time.monotonic() - last_saved >= checkpoint_seconds
-            if checkpoints is not None and due and step + 1 < n_steps:
+            if checkpoints is not None and due:
                 save_checkpoint(checkpoints, step + 1, jobs=jobs, stream=stream)
                 last_saved = time.monotonic()
             if stopping():
@@ -54,7 +54,7 @@ def train(
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def _stop_signals() -> Generator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a flag for the duration, so that a step is never cut in two."""
     received: list[int] = []
 

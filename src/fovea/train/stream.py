@@ -38,7 +38,9 @@ class Stream:
         x = torch.cat(parts) if len(parts) > 1 else parts[0]
         is_domain = torch.zeros(len(x), dtype=torch.bool)
         is_domain[: self.n_domain] = True
-        return Batch(x, None if self.frozen is None else self.frozen.reconstruct(x), is_domain)
+        # Part by part: the rounding of g(x) must not depend on which other rows are in the batch.
+        x_general = None if self.frozen is None else torch.cat([self.frozen.reconstruct(part) for part in parts])
+        return Batch(x, x_general, is_domain)
 
     def state_dict(self) -> dict[str, Any]:
         """Both buffers: tensors, numbers and lists."""
