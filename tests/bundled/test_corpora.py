@@ -143,10 +143,10 @@ def test_medicine_has_abstracts_and_definitions(cache, publish):
     )
     path = local_corpus_path("medicine", LocalCorpus("Medicine", "local", packages, medicine_documents))
     assert path.is_relative_to(cache)
-    assert [(record["source"], record["text"][:13]) for record in read_records(path)] == [
-        ("abstract", "Renal outcome"),
-        ("ontology", "Short stature"),
-    ]
+    assert {record["source"]: record["text"][:13] for record in read_records(path)} == {
+        "abstract": "Renal outcome",
+        "ontology": "Short stature",
+    }
 
 
 @pytest.mark.parametrize(

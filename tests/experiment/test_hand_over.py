@@ -16,6 +16,8 @@ from fovea.sae.files import read_sae
 from fovea.sae.show import describe
 from tests.experiment.tiny import HOOK_POINT, experiment
 
+pytestmark = pytest.mark.slow
+
 SSAE, DIRECT = "ssae_silence0.25-batch_topk-k2-s0", "direct-batch_topk-k4-s0"
 
 

@@ -22,7 +22,7 @@ N_KILLS = 20
 _NURSERY = """
 import os, sys
 import fovea.cli, fovea.experiment.run, fovea.report.page
-for line in sys.stdin:
+while line := sys.stdin.readline():
     child = os.fork()
     if child == 0:
         sys.argv = ["fovea", *line.split("\\t")]
@@ -33,9 +33,12 @@ for line in sys.stdin:
         except SystemExit as stop:
             os._exit(stop.code or 0)
         os._exit(0)
-    print(child, flush=True)
+    print("started", child, flush=True)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    print("ended", flush=True)
+    sys.stdin.readline()  # only now may the process id be given to another process
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    print("code", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -50,13 +53,23 @@ class Nursery:
 
     def start(self, *arguments: str) -> int:
         """Start a command; its process id."""
-        self.process.stdin.write("\t".join(arguments) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self._say("\t".join(arguments))
+        return int(self._hear("started"))
 
     def wait(self) -> int:
         """Exit code of the command that runs; minus the signal if one killed it."""
-        return int(self.process.stdout.readline())
+        self._hear("ended")
+        self._say("")
+        return int(self._hear("code"))
+
+    def _say(self, line: str) -> None:
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _hear(self, word: str) -> str:
+        said, _, rest = self.process.stdout.readline().rstrip("\n").partition(" ")
+        assert said == word, f"the nursery said {said!r} and not {word!r}"
+        return rest
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from fovea.experiment.config import ExperimentConfig, resolve
 from fovea.experiment.run import run_experiment
 from tests.experiment.tiny import experiment, save_corpus, save_general
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ExperimentConfig:
@@ -33,6 +35,7 @@ def test_the_folder_keeps_the_contract(run, config):
     names = {path.name for path in run.iterdir()}
     assert {"experiment.toml", "provenance.json", "corpora", "saes", "general", "metrics.jsonl", "features"} <= names
     assert not {"checkpoints", "activations"} & names, "working files go when the run is complete"
+    epochs: dict[str, float] = {}
     for job in config.job:
         assert {path.name for path in (run / "saes" / job.name).iterdir()} >= {
             "cfg.json",
@@ -41,7 +44,18 @@ def test_the_folder_keeps_the_contract(run, config):
         }
         ledger = json.loads((run / "saes" / job.name / "job.json").read_text())["ledger"]
         assert ledger["n_tokens"] == 6400
-        assert ledger["epochs"] > 1
+        epochs[job.method.kind] = ledger["epochs"]
+    assert epochs["direct"] > 1.5
+    assert epochs["mix"] == pytest.approx(0.5 * epochs["direct"]), "half of its rows are general"
+    assert epochs["ssae"] == pytest.approx(0.75 * epochs["direct"]), "a quarter of its rows are silenced general ones"
+
+
+@pytest.mark.parametrize("method", ["mix", "ssae"])
+def test_a_job_that_reads_general_rows_trains_the_same_in_other_company(run, config, tmp_path, method):
+    alone = config.model_copy(update={"job": tuple(job for job in config.job if job.method.kind == method)[:1]})
+    run_experiment(alone, tmp_path / "alone")
+    weights = f"saes/{alone.job[0].name}/sae_weights.safetensors"
+    assert (tmp_path / "alone" / weights).read_bytes() == (run / weights).read_bytes()
 
 
 def test_every_job_g_and_the_controls_are_measured_on_three_parts(run, config):

@@ -16,6 +16,8 @@ from fovea.report.page import write_report
 from tests.report.make_run import Shape, make_run, read_lines, write_lines
 from tests.report.pages import Page
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 

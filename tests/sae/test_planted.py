@@ -30,7 +30,7 @@ def planted() -> tuple[Tensor, Tensor]:
     [
         BatchTopKConfig(d_sae=40, k=3),
         TopKConfig(d_sae=40, k=3),
-        GatedConfig(d_sae=40, l1=1.0),
+        GatedConfig(d_sae=40, l1=4.0),
         ReLUConfig(d_sae=40, l1=1.0),
         JumpReLUConfig(d_sae=40, target_l0=3),
     ],

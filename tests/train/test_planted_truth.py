@@ -18,6 +18,8 @@ from fovea.train.loop import train
 from tests.train.made_jobs import make_job, make_stream
 from tests.train.planted import N_DOMAIN, N_GENERAL, PlantedChunks, planted
 
+pytestmark = pytest.mark.slow
+
 STEPS = 1200
 WIDTH = 2 * N_DOMAIN
 

@@ -21,7 +21,7 @@ from fovea.errors import CorpusError, DownloadError, UnknownReferenceError
 
 _LOG = logging.getLogger("fovea")
 _COMMITTED = Path(__file__).parent / "corpora"
-_FORMAT = 1
+_FORMAT = 2
 "Raised when the making of a local corpus changes, so that cached ones are made again."
 
 

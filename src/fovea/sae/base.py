@@ -223,6 +223,9 @@ class SAE(nn.Module, ABC):
 class SAEConfig(Config, ABC):
     """Base of the architecture settings. The width is `d_sae` or `expansion`; neither where a job starts from g."""
 
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    "Architectures of files from which training may start (fovea.sae.init); none unless said."
+
     d_sae: PositiveInt | None = None
     "Number of latents."
     expansion: PositiveFloat | None = None

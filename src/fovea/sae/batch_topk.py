@@ -8,7 +8,7 @@ correct it for its start at zero (as Adam does), so short runs are right too, an
 Decoder rows stay at length 1. Saved as jumprelu.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,8 @@ from fovea.sae.topk import check_k
 
 class BatchTopKConfig(SAEConfig):
     """Settings of a BatchTopK SAE."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ("jumprelu", "standard", "topk")
 
     kind: Literal["batch_topk"] = "batch_topk"
     k: PositiveInt

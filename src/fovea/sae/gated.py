@@ -12,7 +12,7 @@ the L1 term, and an auxiliary decoder that is not frozen, reproduce the code of 
 """
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ from fovea.sae.terms import l1, mse
 
 class GatedConfig(SAEConfig):
     """Settings of a gated SAE."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ("gated", "standard", "jumprelu")
 
     kind: Literal["gated"] = "gated"
     l1: NonNegativeFloat

@@ -7,29 +7,21 @@
 | gated        | exact    | exact                | exact  |      |
 | jumprelu     | exact    | exact                | exact  |      |
 | batch_topk   | k rules  | k rules              |        | k rules |
-| topk         | k rules  | k rules              |        | k rules |
+| topk         | k rules  | k rules              |        | exact for equal k |
 
 exact: the start computes what g does. k rules: same pre-activations, but the k largest fire and g's thresholds do not.
 """
 
+from typing import get_args
+
 from torch import Tensor
 
 from fovea.errors import SAEError
+from fovea.sae.architectures import ArchitectureConfig
 from fovea.sae.base import SAE, SAEConfig
-from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.folding import unfold_scale
-from fovea.sae.gated import GatedConfig, GatedSAE
-from fovea.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
-from fovea.sae.relu import ReLUConfig
-from fovea.sae.topk import TopKConfig
-
-_SOURCES: dict[type[SAEConfig], tuple[str, ...]] = {
-    ReLUConfig: ("standard",),
-    GatedConfig: ("gated", "standard", "jumprelu"),
-    JumpReLUConfig: ("jumprelu", "standard", "gated"),
-    BatchTopKConfig: ("jumprelu", "standard", "topk"),
-    TopKConfig: ("topk", "jumprelu", "standard"),
-}
+from fovea.sae.gated import GatedSAE
+from fovea.sae.jumprelu import JumpReLUSAE
 
 
 def start_from_general(config: SAEConfig, general: SAE, *, scale_in: float, scale_out: float | None = None) -> SAE:
@@ -63,11 +55,12 @@ def _encoder_tensors(sae: SAE, form: SAE) -> dict[str, Tensor]:
 
 
 def _check(config: SAEConfig, general: SAE) -> None:
-    kind, allowed = type(config).model_fields["kind"].default, _SOURCES[type(config)]
+    kind, allowed = type(config).model_fields["kind"].default, config.starts_from
     if general.file_architecture not in allowed:
         raise SAEError(
             f"an SAE of architecture {general.file_architecture!r} cannot be trained further as {kind!r}; "
-            f"{kind!r} can start from {', '.join(allowed)}, and this one can become {', '.join(_targets(general))}"
+            f"{kind!r} can start from {', '.join(allowed) or 'none'}, "
+            f"and this one can become {', '.join(_targets(general))}"
         )
     if config.d_sae is None and config.expansion is None:
         return
@@ -79,8 +72,6 @@ def _check(config: SAEConfig, general: SAE) -> None:
 
 
 def _targets(general: SAE) -> list[str]:
-    return [
-        str(config.model_fields["kind"].default)
-        for config, sources in _SOURCES.items()
-        if general.file_architecture in sources
-    ]
+    configs: tuple[type[SAEConfig], ...] = get_args(get_args(ArchitectureConfig)[0])
+    able = [config for config in configs if general.file_architecture in config.starts_from]
+    return [str(config.model_fields["kind"].default) for config in able]

@@ -16,7 +16,7 @@ logarithm (0, and below after a gated SAE is stacked). `after_step` keeps them f
 import copy
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,8 @@ THRESHOLD_GAIN = 8.0
 
 class JumpReLUConfig(SAEConfig):
     """Settings of a JumpReLU SAE."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ("jumprelu", "standard", "gated")
 
     kind: Literal["jumprelu"] = "jumprelu"
     target_l0: PositiveFloat

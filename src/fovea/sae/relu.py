@@ -9,7 +9,7 @@ the SAE is built otherwise).
 """
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,8 @@ from fovea.sae.terms import l1, mse
 
 class ReLUConfig(SAEConfig):
     """Settings of a ReLU SAE."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ("standard",)
 
     kind: Literal["relu"] = "relu"
     l1: NonNegativeFloat

@@ -6,7 +6,7 @@ Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.2-2.3, AuxK in A.2. Decod
 """
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,8 @@ from fovea.sae.terms import AUX_WEIGHT
 
 class TopKConfig(SAEConfig):
     """Settings of a TopK SAE."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ("topk", "jumprelu", "standard")
 
     kind: Literal["topk"] = "topk"
     k: PositiveInt
