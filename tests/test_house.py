@@ -79,7 +79,6 @@ LAZY = {
     "datasets",
     "pyarrow",
     "pandas",
-    "altair",
     "vl_convert",
     "gguf",
     "playwright",

@@ -91,7 +91,8 @@ def make_run(folder: Path, shape: Shape | None = None) -> Path:
     write_lines(
         folder / "comparisons.jsonl", [line for domain in shape.domains for line in _comparisons(domain, shape)]
     )
-    _write_latents(folder, "g", ("", "general", 0), shape, rng)
+    for domain in shape.domains:
+        _write_latents(folder, f"{_prefix(domain, shape)}g", ("", "general", 0), shape, rng)
     _write_rest(folder, shape, rng)
     return folder
 

@@ -30,7 +30,7 @@ def measure_latents(measurement: DomainMeasurement, run: RunFolder, *, general_s
     records: list[MetricRecord] = []
     for contender in measurement.contenders:
         facts = _facts(contender, counts, domain=domain, general=general, g=general_sae)
-        write_latents(run.features / contender.info.job / "latents.parquet", facts)
+        write_latents(run.features / _folder(measurement, contender.info.job) / "latents.parquet", facts)
         for chunks in (domain, general):
             if chunks is not None:
                 found = counts[chunks.packed.name][contender.info.job]
@@ -38,6 +38,11 @@ def measure_latents(measurement: DomainMeasurement, run: RunFolder, *, general_s
         reference = baselines.get(contender.sae.d_sae)
         records += novelty_records(facts, reference, job=contender.info, part=_part(domain))
     return records
+
+
+def _folder(measurement: DomainMeasurement, job: str) -> str:
+    """The job's own name; g is measured on every domain, so where there are several its folder carries the domain."""
+    return f"{measurement.domain.name}-g" if job == "g" and len(measurement.config.domain) > 1 else job
 
 
 def _facts(

@@ -157,16 +157,14 @@ def _keep_general(run: RunFolder, subject: Subject) -> None:
 
 def _finish(run: RunFolder) -> None:
     """Write the report and say where it is; without the report extra the run is complete all the same."""
+    from fovea.report.page import write_report
+    from fovea.report.summary import headline, summary_table
+
     console = Console()
     try:
-        from fovea.report.page import write_report
-        from fovea.report.summary import headline, summary_table
-
-        path = write_report(run.path)
+        report = f"report: {write_report(run.path)}"
     except ConfigError as error:
-        log.warning("%s", error)
-        console.print(f"measured: {run.metrics}; no report: {error}", markup=False)
-        return
+        report = f"measured: {run.metrics}; no report: {error}"
     console.print(summary_table(run.path))
     console.print(headline(run.path), markup=False)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(report, markup=False, soft_wrap=True)

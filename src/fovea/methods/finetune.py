@@ -8,6 +8,8 @@ fp32 here: in bf16 a step of that size rounds away, which is a likely reason why
 
 from typing import Literal
 
+from pydantic import Field
+
 from fovea.methods.base import Method, Setting, need_general
 from fovea.sae.architectures import ArchitectureConfig
 from fovea.sae.base import SAE
@@ -24,8 +26,8 @@ class Finetune(Method):
     """The general SAE, trained further on the domain."""
 
     kind: Literal["finetune"] = "finetune"
-    freeze: tuple[Literal["encoder", "decoder", "biases"], ...] = ()
-    "Parts of g that keep their values."
+    freeze: tuple[Literal["encoder", "decoder", "biases"], ...] = Field(default=(), max_length=2)
+    "Parts of g that keep their values; not all three, which would leave nothing to train."
 
     @property
     def label(self) -> str:

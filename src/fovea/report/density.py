@@ -44,7 +44,7 @@ def density_figure(run: RunData, domain: str, *, name: str) -> Figure | None:
             rows.append(Row(series.name, job.sparsity, looks[series.name], latents))
     if not rows:
         return None
-    g = read_latents(run.folder, "g")
+    g = read_latents(run.folder, "g" if len(run.domains) == 1 else f"{domain}-g")
     g = g if g is not None and g.densities is not None else None
     n_tokens = max(row.latents.n_tokens_general or 0 for row in rows)
     told = [_told(row, domain) for row in rows]

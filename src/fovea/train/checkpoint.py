@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import write_json, write_tensors
+from fovea.atomic import new_folder, write_json, write_tensors
 from fovea.errors import RunError
 from fovea.train.job import Job
 from fovea.train.stream import Stream
@@ -22,8 +22,6 @@ from fovea.train.stream import Stream
 def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Stream) -> Path:
     """Write the state after `step` steps; older checkpoints are removed once the new one is complete."""
     final = folder / f"step-{step:08d}"
-    temporary = folder / f".step-{step:08d}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
     plain: dict[str, Any] = {"step": step, "jobs": [job.spec.name for job in jobs]}
     tensors: dict[str, Tensor] = {}
     for job in jobs:
@@ -34,10 +32,10 @@ def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Str
         else:
             plain[f"stream/{name}"] = value
     # Tensors that share memory (generator states, views) are not allowed in one safetensors file.
-    write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in tensors.items()})
-    write_json(temporary / "state.json", plain)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
+    with new_folder(final) as temporary:
+        write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in tensors.items()})
+        write_json(temporary / "state.json", plain)
+        shutil.rmtree(final, ignore_errors=True)
     for other in folder.glob("*step-*"):
         if other != final:
             shutil.rmtree(other)

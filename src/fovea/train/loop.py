@@ -51,6 +51,8 @@ def train(
                 last_saved = time.monotonic()
             if stopping():
                 raise Interrupted(f"stopped after step {step + 1} of {n_steps}")
+    if stopping():  # the signal came after the last step; the jobs are complete
+        raise Interrupted(f"stopped after step {n_steps} of {n_steps}")
 
 
 @contextmanager
