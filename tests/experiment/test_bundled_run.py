@@ -1,22 +1,24 @@
 """The demo's experiment in small: the bundled model, corpora and general SAE, end to end through the command line."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 SMALL = (
-    "train.n_tokens=8192",
-    "train.buffer_rows=8192",
-    "domain.0.max_train_tokens=8192",
+    "train.n_tokens=6144",
+    "train.batch_size=512",
+    "train.buffer_rows=4096",
+    "domain.0.max_train_tokens=6144",
     "domain.0.max_heldout_tokens=4096",
-    "general.max_train_tokens=8192",
+    "general.max_train_tokens=6144",
     "general.max_heldout_tokens=4096",
-    "evaluate.heldout_tokens=512",
-    "evaluate.train_tokens=256",
-    "evaluate.general_tokens=512",
-    "evaluate.density_tokens=2048",
+    "evaluate.heldout_tokens=256",
+    "evaluate.train_tokens=128",
+    "evaluate.general_tokens=128",
+    "evaluate.density_tokens=1024",
 )
 
 
@@ -24,7 +26,9 @@ SMALL = (
 def test_the_demo_runs_end_to_end_on_the_real_model(tmp_path):
     overrides = [part for setting in SMALL for part in ("--set", setting)]
     command = [sys.executable, "-m", "fovea.cli", "demo", "--out", str(tmp_path / "run"), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_workers))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert str(run / "report.html").rsplit("/", 1)[-1] in done.stdout
@@ -36,4 +40,4 @@ def test_the_demo_runs_end_to_end_on_the_real_model(tmp_path):
     assert clean < values["g", "biology", "heldout", "ce"] < values["lm", "biology", "heldout", "ce_mean"]
     assert 15 < values["g", "general", "heldout", "l0"] < 60
     assert 0.0 < values["g", "general", "heldout", "fvu"] < 0.5
-    assert values["ssae-batch_topk-k32-s0", "biology", "heldout", "fvu"] < values["g", "biology", "heldout", "fvu"]
+    assert values["finetune-batch_topk-k40-s0", "biology", "train", "fvu"] < values["g", "biology", "train", "fvu"]

@@ -23,7 +23,7 @@ def summary_table(run: Path) -> Table:
     several = len(data.domains) > 1
     for name in ["domain"] * several + ["method", "sparsity"]:
         table.add_column(name, no_wrap=True)
-    for name in ("L0", "on D [95%]", "on general", "dead on D"):
+    for name in ("L0", "on D [95%]", "on general", "dead"):
         table.add_column(name, justify="right", no_wrap=True)
     for domain in data.domains:
         own = Text(data.corpus_of(domain), "heldout")
@@ -44,7 +44,7 @@ def _by_key(found: list[Point]) -> dict[tuple[str, str], Point]:
 
 
 def _caption(data: RunData) -> str:
-    parts = ["1: as good as the unpatched lm; 0: no better than g."]
+    parts = ["1: as good as the unpatched lm; 0: no better than g. dead: latents that never fired on held-out D."]
     reasons = {
         point.reason
         for domain in data.domains
