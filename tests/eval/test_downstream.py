@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from eval.made_sums import at_random
-from fovea.data.activations import TokenFilter
+from fovea.data.activations import TokenFilter, spread
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, build_tokens
 from fovea.errors import ConfigError, CorpusError
 from fovea.eval.bootstrap import resample
 from fovea.eval.candidates import EvalBatch, Reconstruction, Trained, general_reconstruction
-from fovea.eval.downstream import Bench, evaluate, positions, spread_contexts
+from fovea.eval.downstream import Bench, evaluate, positions
 from fovea.eval.metrics import METRICS, point_totals
 from fovea.eval.sums import Sums, merge
 from fovea.lm.hookpoint import HookPoint
@@ -231,8 +231,8 @@ def test_progress_counts_contexts(lm: LM, packed: PackedTokens):
 
 
 def test_contexts_are_spread_over_the_corpus():
-    assert spread_contexts(100, 4) == [0, 25, 50, 75]
-    assert spread_contexts(3, 10) == [0, 1, 2]
+    assert spread(100, 4) == [0, 25, 50, 75]
+    assert spread(3, 10) == [0, 1, 2]
 
 
 def test_two_candidates_of_one_name_are_refused(lm: LM, packed: PackedTokens):

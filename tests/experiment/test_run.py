@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fovea.errors import ConfigError, CorpusError, FoveaError, ModelError, RunError, SAEError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
+from fovea.experiment.prepare import load_subject
 from fovea.experiment.run import run_experiment
 from tests.experiment.tiny import experiment, save_corpus, save_general
 
@@ -188,3 +189,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(config, tmp_path):
     assert not list((tmp_path / "out").rglob("*.partial"))
     run_experiment(config, tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_a_general_sae_that_names_another_lm_is_warned_of(config, tmp_path, caplog):
+    save_general(tmp_path / "g", model="gpt2-small")
+    general = config.general.model_copy(update={"sae": str(tmp_path / "g")})
+    load_subject(config.model_copy(update={"general": general}))
+    assert "trained on 'gpt2-small'" in caplog.text
+    caplog.clear()
+    load_subject(config)
+    assert "trained on" not in caplog.text

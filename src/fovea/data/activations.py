@@ -89,6 +89,24 @@ def rows_of(batch: TokenBatch, x: Float[Tensor, "batch pos d_in"], token_filter:
 
 
 @torch.no_grad()
+def sample_rows(
+    lm: LM, hook_point: HookPoint, packed: PackedTokens, *, token_filter: TokenFilter, n_contexts: int
+) -> Float[Tensor, "tokens d_in"]:
+    """The rows that count of `n_contexts` contexts spread evenly over the split, so that every part of it has a say."""
+    found: list[Tensor] = []
+    for batch in _batches(packed, spread(packed.n_contexts, n_contexts), 16):
+        x = lm.activations(batch.tokens.to(lm.device), hook_point)
+        found.append(rows_of(batch, x, token_filter).x.cpu())
+    return torch.cat(found)
+
+
+def spread(n_available: int, n_wanted: int) -> list[int]:
+    """min(n_wanted, n_available) indices below n_available, at even distances."""
+    n = min(n_wanted, n_available)
+    return [index * n_available // n for index in range(n)]
+
+
+@torch.no_grad()
 def measure_norm(
     lm: LM, hook_point: HookPoint, packed: PackedTokens, *, token_filter: TokenFilter, n_contexts: int = 64
 ) -> float:
@@ -99,13 +117,7 @@ def measure_norm(
     Raises:
         CorpusError: no row counts.
     """
-    n_contexts = min(n_contexts, packed.n_contexts)
-    chosen = [index * packed.n_contexts // n_contexts for index in range(n_contexts)]
-    norms: list[Tensor] = []
-    for batch in _batches(packed, chosen, 16):
-        x = lm.activations(batch.tokens.to(lm.device), hook_point)
-        norms.append(rows_of(batch, x, token_filter).x.norm(dim=-1).cpu())
-    found = torch.cat(norms)
+    found = sample_rows(lm, hook_point, packed, token_filter=token_filter, n_contexts=n_contexts).norm(dim=-1)
     if len(found) == 0:
         raise CorpusError(
             f"corpus {packed.name!r}: no token counts, all are special or within skip_first; lower skip_first"

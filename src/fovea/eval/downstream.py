@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fovea.data.activations import TokenFilter
+from fovea.data.activations import TokenFilter, spread
 from fovea.data.tokens import PackedTokens, TokenBatch
 from fovea.errors import ConfigError, CorpusError
 from fovea.eval.candidates import GENERAL, MEAN, ZERO, Ablation, Candidate, EvalBatch, GeneralAlone, Reconstruction
@@ -85,7 +85,7 @@ def evaluate(
         raise ConfigError(
             f"candidates to evaluate share the names {twice}; names must differ, and {[GENERAL, ZERO, MEAN]} are taken"
         )
-    indices = spread_contexts(packed.n_contexts, n_contexts)
+    indices = spread(packed.n_contexts, n_contexts)
     batches = [indices[start : start + contexts_per_batch] for start in range(0, len(indices), contexts_per_batch)]
     documents = torch.cat([packed.batch(batch).documents.flatten() for batch in batches]).unique()
     sums = empty_sums(documents[documents >= 0], names, d_in=len(bench.mean))
@@ -101,12 +101,6 @@ def evaluate(
             f"corpus {packed.name!r} ({packed.split}): no token of its {len(indices)} contexts is kept; give more text"
         )
     return without_empty_documents(sums)
-
-
-def spread_contexts(n_available: int, n_wanted: int) -> list[int]:
-    """Indices of min(n_wanted, n_available) contexts at even distances: every part of the corpus takes part."""
-    n = min(n_wanted, n_available)
-    return [i * n_available // n for i in range(n)]
 
 
 def positions(token_filter: TokenFilter, batch: TokenBatch, *, x: Float[Tensor, "batch pos d_in"]) -> Positions:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from fovea.data.activations import ActivationChunks, Chunk, TokenFilter
+from fovea.data.activations import ActivationChunks, Chunk, TokenFilter, spread
 from fovea.data.tokens import PackedTokens
 from fovea.eval.bootstrap import Resampled, resample
 from fovea.eval.candidates import Alone, Candidate, GeneralAlone, Trained, general_reconstruction
@@ -167,7 +167,7 @@ class DomainMeasurement:
                 done = n_done
 
             encoders = {contender.info.job: contender.sae.encode for contender in self.contenders}
-            counts = count_firing(_first_rows(chunks, wanted), encoders, observe=observe)
+            counts = count_firing(_spread_rows(chunks, wanted), encoders, observe=observe)
         save_counts(path, counts)
         return counts
 
@@ -203,11 +203,10 @@ def _curves(contenders: list[Contender]) -> list[Curve]:
     return [Curve(method, tuple(tuple(names) for names in by_point.values())) for method, by_point in points.items()]
 
 
-def _first_rows(chunks: ActivationChunks, n_tokens: int) -> Iterator[Chunk]:
+def _spread_rows(chunks: ActivationChunks, n_tokens: int) -> Iterator[Chunk]:
+    """About `n_tokens` rows (none more), in chunks from all over the split."""
     done = 0
-    for index in range(chunks.n_chunks):
-        if done >= n_tokens:
-            return
+    for index in spread(chunks.n_chunks, -(-n_tokens // (chunks.contexts_per_chunk * chunks.packed.context_size))):
         chunk = chunks.chunk(index)
         kept = min(len(chunk.x), n_tokens - done)
         yield Chunk(*(field[:kept] for field in chunk))

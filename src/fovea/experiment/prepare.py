@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.atomic import write_json, write_tensors
-from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm
+from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, sample_rows
 from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
 from fovea.data.store import ChunkStore
@@ -69,7 +69,15 @@ def load_subject(config: ExperimentConfig) -> Subject:
         return Subject(lm, hook_point, None, None)
     general = load_sae(config.general.sae)
     check_fits(general, lm_name=lm.name, d_model=lm.d_model, hook_point=str(hook_point))
+    _warn_of_another_lm(general, lm.name)
     return Subject(lm, hook_point, general, FrozenSAE(general.sae))
+
+
+def _warn_of_another_lm(general: LoadedSAE, name: str) -> None:
+    """Say it when g's file names another lm. A warning: a model has many names (hub id, folder)."""
+    named = general.metadata.model_name
+    if named and named.rstrip("/").rsplit("/", 1)[-1].lower() != name.rstrip("/").rsplit("/", 1)[-1].lower():
+        log.warning("general SAE %r says it was trained on %r; the experiment runs %r", general.reference, named, name)
 
 
 def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
@@ -159,15 +167,13 @@ def _material(
 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
-    """Mean and scale of x on the first rows of a split, measured once per run and stored."""
+    """Mean and scale of x on rows from all over a split, measured once per run and stored."""
     path = run.calibration / f"{chunks.packed.name}.safetensors"
     if not path.exists():
-        rows: list[Tensor] = []
-        for index in range(chunks.n_chunks):
-            rows.append(chunks.chunk(index).x)
-            if sum(len(part) for part in rows) >= _CALIBRATION_ROWS:
-                break
-        x = torch.cat(rows)[:_CALIBRATION_ROWS]
+        n_contexts = -(-_CALIBRATION_ROWS // chunks.packed.context_size)
+        x = sample_rows(
+            chunks.lm, chunks.hook_point, chunks.packed, token_filter=chunks.token_filter, n_contexts=n_contexts
+        )
         fitted = InputScale.fit(x)
         scale = torch.tensor([fitted.scale], dtype=torch.float64)
         write_tensors(path, {"rows": x, "mean": fitted.mean, "scale": scale})
