@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fovea.data.activations import TokenFilter
@@ -24,11 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MASSIVE = 10.0
+"Multiple of the median norm above which a token is an attention sink."
+
+
 class Encoding(NamedTuple):
     """A text as an SAE sees it, BOS left out."""
 
     tokens: list[str]
     latents: Float[Tensor, "tokens d_sae"]
+    "0 where `is_massive`."
+    is_massive: Bool[Tensor, " tokens"]
+    "Tokens over 10 times as long as the median of the text, like the first one of most lms: no SAE is trained on them."
 
 
 class Run:
@@ -110,7 +117,10 @@ def encode_text(lm: LM, sae: LoadedSAE, text: str) -> Encoding:
         ids = [lm.bos_id, *ids]
     x = lm.activations(torch.tensor([ids], device=lm.device), HookPoint.parse(sae.metadata.hook_name))[0]
     tokens = [str(lm.tokenizer.decode([i])) for i in ids[n_before:]]
-    return Encoding(tokens, sae.sae.encode(x[n_before:].cpu()))
+    rows = x[n_before:].cpu()
+    norms = rows.norm(dim=-1)
+    is_massive = norms > MASSIVE * norms.median()
+    return Encoding(tokens, sae.sae.encode(rows).masked_fill(is_massive[:, None], 0.0), is_massive)
 
 
 def _sparing_massive(rebuild: Callable[[Tensor], Tensor], max_norm: float | None) -> Callable[[Tensor], Tensor]:

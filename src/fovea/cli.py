@@ -46,7 +46,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             _stop(str(error), 2)
         except OSError as error:
             _stop(
-                f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right, add --resume", 2
+                f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right and run the "
+                "command again, with --resume if it had begun a run",
+                2,
             )
         except KeyboardInterrupt:
             _stop("interrupted; nothing finished is lost: run the same command with --resume to continue", 130)
@@ -110,7 +112,7 @@ def general(
 ) -> None:
     """Train a general SAE on general text and measure it on held-out documents.
 
-    Example: `fovea general experiments/general.toml --out runs/general`
+    Example: `fovea general experiments/general-smollm2.toml --out runs/general`
     """
     from fovea.experiment.config import load_experiment
     from fovea.experiment.general import train_general

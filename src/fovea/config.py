@@ -29,7 +29,7 @@ def parse(kind: type[ConfigT], table: dict[str, Any], *, where: str) -> ConfigT:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(detail, kind) for detail in error.errors()]
+        lines = [_explain(detail, kind) for detail in _causes(error.errors())]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
 
 
@@ -55,11 +55,45 @@ def dump_toml(config: Config, **changes: Any) -> str:
     return tomli_w.dumps({**config.model_dump(mode="json", exclude_none=True), **changes})
 
 
+def _causes(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors that a user can mend, once each.
+
+    Left out: a list called too short because its entries were refused, and what a sweep repeats.
+    """
+    places = [detail["loc"] for detail in details]
+    found: dict[tuple[Any, ...], ErrorDetails] = {}
+    for detail in details:
+        loc = detail["loc"]
+        follows = any(place != loc and place[: len(loc)] == loc for place in places)
+        if detail["type"] == "too_short" and follows:
+            continue
+        name = tuple(part for part in loc if not isinstance(part, int))
+        found.setdefault((name, detail["type"]), detail)
+    return list(found.values())
+
+
+def _place(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[str, set[str]]:
+    """The key as a user writes it (without the tags of unions), and the settings that its table may hold."""
+    models: list[type[BaseModel]] = [kind]
+    shown: list[str] = []
+    for part in loc[:-1]:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:
+            models = [found for field in fields for found in _models_in(field.annotation)]
+        elif not isinstance(part, int):  # the tag of a union, which no one writes
+            models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+            continue
+        shown.append(str(part))
+    return ".".join([*shown, str(loc[-1])]), {name for model in models for name in model.model_fields}
+
+
 def _explain(detail: ErrorDetails, kind: type[Config]) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    key, here = _place(detail["loc"], kind)
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(detail["loc"][-1]), sorted(_field_names(kind)), n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        wrong = str(detail["loc"][-1])
+        near = difflib.get_close_matches(wrong, sorted(here), n=1)
+        near = near or difflib.get_close_matches(wrong, sorted(_field_names(kind) - {wrong}), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; its table takes {', '.join(sorted(here))}"
         return f"unknown setting {key!r} = {detail['input']!r}{hint}"
     if detail["type"] == "missing":
         return f"setting {key!r} is missing; add it"

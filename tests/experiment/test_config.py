@@ -57,6 +57,21 @@ def test_an_override_reaches_a_nested_setting_and_a_list_entry():
     [
         ({"trian": {}}, r"unknown setting 'trian'.*did you mean 'train'"),
         ({"train": {"n_token": 5}}, r"train\.n_token.*did you mean 'n_tokens'"),
+        (
+            {"job": [{"method": {"kind": "direct", "silnce": 0.2}, "sae": {"kind": "topk", "d_sae": 8, "k": 4}}]},
+            "'silence'",
+        ),
+        (
+            {"job": [{"method": {"kind": "direct"}, "sae": {"kind": "topk", "d_sae": 8, "k": 4, "l1": 1}}]},
+            r"unknown setting 'job\.0\.sae\.l1' = 1; its table takes aux_weight, .*k, kind$",
+        ),
+        (
+            {"job": [{"method": {"kind": "direct"}, "sae": {"kind": "topk", "expansion": 0, "k": [4, 8]}}]},
+            r"^test: setting 'job\.0\.sae\.expansion' = 0: Input should be greater than 0$",
+        ),
+        ({"job": [{"method": {"kind": "direct"}, "sae": {"kind": "topk", "d_sae": 8, "k": []}}]}, r"k = \[\] names no"),
+        ({"name": ""}, "'name' = ''"),
+        ({"train": {"n_tokens": 4096, "batch_size": 512, "buffer_rows": 100}}, "buffer_rows = 100 is less than one"),
         ({"train": {"n_tokens": 0}}, r"train\.n_tokens.*greater than 0"),
         ({"train": {"n_tokens": 10, "batch_size": 100}}, "less than one batch"),
         ({"domain": []}, "domain"),

@@ -53,6 +53,18 @@ def test_text_is_encoded_at_the_hook_point_that_the_file_names(run):
     encoding = fovea.encode_text(lm, sae, "w5 w6 w7 w8")
     assert len(encoding.tokens) == 4
     assert encoding.latents.shape == (4, sae.sae.d_sae)
+    assert not encoding.is_massive.any()
+
+
+def test_an_attention_sink_is_marked_and_its_latents_are_left_out(run):
+    lm = fovea.load_lm(fovea.load_run(run).config.lm.model)
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[5] *= 1000
+    encoding = fovea.encode_text(lm, fovea.load_sae(str(run / "saes" / DIRECT)), "w5 w6 w7 w8")
+    assert encoding.is_massive.tolist() == [bool(encoding.is_massive[0]), False, False, False]
+    assert encoding.is_massive[0]
+    assert not encoding.latents[0].any()
+    assert encoding.latents[1:].any()
 
 
 def test_patching_a_job_changes_the_model_and_leaving_puts_it_back(run):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fovea.errors import ConfigError, CorpusError, FoveaError, ModelError, RunError, SAEError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
+from fovea.experiment.folder import open_run
 from fovea.experiment.prepare import load_subject
 from fovea.experiment.run import run_experiment
 from tests.experiment.tiny import experiment, save_corpus, save_general
@@ -199,3 +200,19 @@ def test_a_general_sae_that_names_another_lm_is_warned_of(config, tmp_path, capl
     caplog.clear()
     load_subject(config)
     assert "trained on" not in caplog.text
+
+
+def test_after_a_mistake_the_corrected_command_runs_in_the_same_folder(config, tmp_path):
+    wrong = config.model_copy(update={"lm": config.lm.model_copy(update={"hook_point": "blocks.99.hook_resid_post"})})
+    with pytest.raises(ModelError, match="layer"):
+        run_experiment(wrong, tmp_path / "out")
+    with open_run(tmp_path / "out", config, resume=False) as folder:
+        assert folder.experiment.read_text() == config.to_toml()
+
+
+def test_k_above_the_width_is_refused_before_anything_is_tokenised(config, tmp_path):
+    sae = config.job[0].sae.model_copy(update={"k": 5000})
+    wrong = config.model_copy(update={"job": (config.job[0].model_copy(update={"sae": sae}),)})
+    with pytest.raises(ConfigError, match=r"direct-batch_topk-k5000-s0'.*between 1 and its 48 latents"):
+        run_experiment(wrong, tmp_path / "out")
+    assert not (tmp_path / "out" / "corpora").exists()

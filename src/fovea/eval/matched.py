@@ -194,5 +194,7 @@ def _comparison(
 
 def _apart(resampled: Resampled, *curves: Curve) -> str:
     spans = [(curve.method, *l0_range(resampled, curve)) for curve in curves]
-    told = " and ".join(f"{method} at L0 {low:.4g} to {high:.4g}" for method, low, high in spans)
+    told = " and ".join(
+        f"{method} at L0 {low:.4g}" + (f" to {high:.4g}" if high > low else "") for method, low, high in spans
+    )
     return f"no shared L0: {told} were measured; sweep their sparsity further"

@@ -138,7 +138,7 @@ class EvaluateConfig(Config):
 class ExperimentConfig(Config):
     """One experiment."""
 
-    name: str
+    name: str = Field(min_length=1)
     seed: NonNegativeInt = 0
     lm: LMConfig = LMConfig()
     text: TextConfig = TextConfig()
@@ -190,7 +190,11 @@ def _check(config: ExperimentConfig, where: str) -> None:
     names = [job.name for job in config.job]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{where}: two jobs are named {name!r}; change the seed, sparsity, method or remove one")
+            raise ConfigError(
+                f"{where}: two jobs are named {name!r}; "
+                "change the seed, the sparsity or the method, or put jobs that differ in "
+                "width or optimiser into experiments of their own"
+            )
     domains = [domain.name for domain in config.domain]
     for name in domains:
         if domains.count(name) > 1 or name == "general":
@@ -201,6 +205,11 @@ def _check(config: ExperimentConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: train.n_tokens = {config.train.n_tokens} is less than one batch of {config.train.batch_size}; "
             "raise train.n_tokens or lower train.batch_size"
+        )
+    if config.train.buffer_rows < config.train.batch_size:
+        raise ConfigError(
+            f"{where}: train.buffer_rows = {config.train.buffer_rows} is less than one batch of "
+            f"{config.train.batch_size}; raise train.buffer_rows or lower train.batch_size"
         )
     if config.general is None:
         for job in config.job:
@@ -220,6 +229,9 @@ def _sweep(job: Any) -> list[Any]:
     )
     if isinstance(job.get("seed"), list):
         axes.append(("job", "seed", job["seed"]))
+    for _, key, values in axes:
+        if not values:
+            raise ConfigError(f"job: {key} = [] names no value; a sweep needs at least one")
     jobs: list[Any] = []
     for chosen in itertools.product(*(values for _, _, values in axes)):
         single = {**job, "sae": dict(sae)} if isinstance(sae, dict) else dict(job)

@@ -13,6 +13,7 @@ import torch
 
 from fovea.atomic import write_json
 from fovea.data.shuffle import MixingBuffer
+from fovea.errors import ConfigError
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.prepare import Calibration, Material, Subject
@@ -48,6 +49,25 @@ def jobs_of(config: ExperimentConfig, domain: DomainConfig) -> dict[str, JobConf
             method=FrozenDecoder(), sae=sae, seed=config.seed
         )
     return jobs
+
+
+def check_sparsities(config: ExperimentConfig, subject: Subject) -> None:
+    """Refuse a k above the width before anything long begins.
+
+    Raises:
+        ConfigError: a job's width is not known, or its k exceeds it.
+    """
+    for job in config.job:
+        given = job.sae.d_sae is not None or job.sae.expansion is not None
+        if not given and subject.general is not None:
+            width = subject.general.sae.d_sae
+        else:
+            width = job.sae.width(subject.lm.d_model)
+        k = getattr(job.sae, "k", 0)
+        if k > width:
+            raise ConfigError(
+                f"job {job.name!r}: sae.k = {k}, but it must lie between 1 and its {width} latents; lower k or widen it"
+            )
 
 
 def fit_domain(

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from fovea import __version__
 from fovea.atomic import write_json, write_text
 from fovea.config import load_toml
-from fovea.errors import RunError
+from fovea.errors import FoveaError, RunError
 from fovea.experiment.config import ExperimentConfig, resolve
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "datasets", "pydantic")
@@ -63,13 +63,29 @@ def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator
     """
     run = RunFolder(path)
     _refuse_foreign(run, config, resume=resume)
+    is_new = not run.experiment.exists()
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path), _logging_to(run.log):
         for leftover in path.rglob(".*.partial"):  # of a process that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not run.experiment.exists():
             write_text(run.experiment, config.to_toml())
-        yield run
+        try:
+            yield run
+        except FoveaError:
+            if is_new:
+                _give_back(run)
+            raise
+
+
+def _give_back(run: RunFolder) -> None:
+    """Empty a new folder again after a mistake that was found before the lm had worked: put right, the command runs."""
+    if any(folder.exists() for folder in (run.calibration, run.activations, run.checkpoints, run.saes)):
+        return
+    for folder in (run.corpora, run.general):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (run.experiment, run.provenance):
+        file.unlink(missing_ok=True)
 
 
 def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -> None:

@@ -20,7 +20,7 @@ from fovea.eval.matched import Comparison, write_comparisons
 from fovea.eval.records import MetricRecord, write_metrics
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig, load_experiment
 from fovea.experiment.excluded import count_excluded
-from fovea.experiment.fit import Sources, fit_domain, jobs_of, remove_working_files
+from fovea.experiment.fit import Sources, check_sparsities, fit_domain, jobs_of, remove_working_files
 from fovea.experiment.folder import RunFolder, command_line, open_run, write_provenance
 from fovea.experiment.latents import measure_latents
 from fovea.experiment.measure import (
@@ -61,6 +61,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False)
         subject = load_subject(config)
         write_provenance(run, command=command_line(), fingerprints=general_provenance(subject))
         _keep_general(run, subject)
+        check_sparsities(config, subject)
         found = materials(config, run, subject)
         sources = {
             domain.name: Sources(found[domain.name], found.get("general"), calibrate(run, found[domain.name].train))

@@ -20,6 +20,7 @@ GAPS = {
     FALLBACK_METRIC: "of the loss gap between zero ablation and the unpatched model",
 }
 FEW_DOCUMENTS = 30
+MANY_REASONS = 2
 
 
 class Verdict(NamedTuple):
@@ -83,7 +84,10 @@ def compared(run: RunData, domain: str, metric: str) -> list[Comparison]:
 
 def _why(rows: list[Comparison]) -> str:
     reasons = dict.fromkeys(c.reason for c in rows if c.difference is None and c.reason)
-    return "; ".join(str(reason) for reason in reasons) or "comparisons.jsonl says nothing of it"
+    told = [str(reason) for reason in reasons]
+    if len(told) > MANY_REASONS:
+        told = [told[0], f"and {len(told) - 1} more reasons, in the table of comparisons"]
+    return "; ".join(told) or "comparisons.jsonl says nothing of it"
 
 
 def matched_l0(rows: list[Comparison]) -> float | None:
@@ -191,13 +195,26 @@ def tally(verdicts: list[Verdict]) -> str:
     return f"By loss recovered on held-out text, read at matched L0, {'; '.join(told)}."
 
 
+def seeds_by_method(run: RunData) -> dict[str, int]:
+    """The fewest seeds behind any point of each method."""
+    found: dict[str, int] = {}
+    for domain in run.domains:
+        for point in points(run, domain, Text(run.corpus_of(domain), "heldout"), metric=HEADLINE_METRIC):
+            found[point.series.name] = min(found.get(point.series.name, point.n_seeds), point.n_seeds)
+    return found
+
+
 def hedges(run: RunData) -> list[str]:
     """What the reader must not conclude."""
     sentences: list[str] = []
-    if run.n_seeds <= 1:
+    seeds = seeds_by_method(run)
+    if max(seeds.values(), default=1) <= 1:
         sentences.append("One seed per job: how much these numbers move from seed to seed was not measured.")
+    elif min(seeds.values()) == max(seeds.values()):
+        sentences.append(f"Numbers are means over {plural(max(seeds.values()), 'seed')}.")
     else:
-        sentences.append(f"Numbers are means over {plural(run.n_seeds, 'seed')}.")
+        told = listing([f"{plural(n, 'seed')} ({name})" for name, n in seeds.items()])
+        sentences.append(f"Numbers are means over unequally many seeds: {told}.")
     corpora = {run.corpus_of(domain) for domain in run.domains}
     sizes = [r.n_documents for r in run.records if r.split == "heldout" and r.corpus in corpora and r.n_documents]
     if sizes and min(sizes) < FEW_DOCUMENTS:

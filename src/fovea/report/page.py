@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fovea.atomic import write_text
 from fovea.report.density import density_figure
 from fovea.report.drawing import Drawn, Figure, require_extra, write_figure
-from fovea.report.finding import Verdict, finding, verdict
+from fovea.report.finding import Verdict, finding, seeds_by_method, verdict
 from fovea.report.novelty import novelty_figure
 from fovea.report.palette import DARK, LOOKS
 from fovea.report.pareto import VIEWS, pareto_figure
@@ -130,6 +130,13 @@ def _hash(text: str) -> str:
     return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _seeds(data: RunData) -> str:
+    counts = seeds_by_method(data).values()
+    if not counts or min(counts) == max(counts):
+        return plural(max(counts, default=1), "seed")
+    return f"{min(counts)} to {max(counts)} seeds"
+
+
 def _facts(data: RunData) -> Facts:
     settings: dict[str, Any] = tomllib.loads(data.experiment) if data.experiment else {}
     lm = settings.get("lm", {})
@@ -139,7 +146,7 @@ def _facts(data: RunData) -> Facts:
     parts = [
         lm.get("model"),
         lm.get("hook_point"),
-        plural(data.n_seeds, "seed"),
+        _seeds(data),
         f"fovea {data.provenance['fovea']}" if "fovea" in data.provenance else None,
         starts[0].get("time_utc"),
     ]

@@ -13,7 +13,7 @@ from fovea.report.drawing import Figure
 from fovea.report.panels import Marker, Panel, grid, is_compressed, value_range
 from fovea.report.points import Text, looks_of, points
 from fovea.report.rundata import GENERAL_CORPUS, Record, RunData
-from fovea.report.words import MINUS, count, listing, number, plural
+from fovea.report.words import MINUS, count, listing, number
 
 ZERO_BY_DEFINITION = ("loss_recovered_gap", "loss_recovered_gap_masked")
 MANY = 2
@@ -131,8 +131,8 @@ def _caption(run: RunData, view: View, panels: Sequence[Panel]) -> str:
     if not any(point.low is not None for panel in panels for point in panel.points):
         parts.append("No intervals were recorded.")
     elif run.n_seeds > 1:
-        seeds = plural(run.n_seeds, "seed")
-        parts.append(f"Points are means over {seeds}; bars span the seeds' 95% document-bootstrap intervals.")
+        parts.append(f"Points are means over a job's seeds (at most {run.n_seeds}).")
+        parts.append("Bars span the seeds' 95% document-bootstrap intervals.")
     else:
         parts.append("Bars are 95% document-bootstrap intervals; one seed.")
     if view.metric in ZERO_BY_DEFINITION:

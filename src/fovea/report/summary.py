@@ -22,7 +22,7 @@ def summary_table(run: Path) -> Table:
     table = Table(title="Loss recovered of g's gap, on held-out text", title_justify="left", caption_justify="left")
     several = len(data.domains) > 1
     for name in ["domain"] * several + ["method", "sparsity"]:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for name in ("L0", "on D [95%]", "on general", "dead"):
         table.add_column(name, justify="right", no_wrap=True)
     for domain in data.domains:
@@ -48,7 +48,8 @@ def _caption(data: RunData) -> str:
     reasons = {
         point.reason
         for domain in data.domains
-        for point in points(data, domain, Text(data.corpus_of(domain), "heldout"), metric=HEADLINE_METRIC)
+        for corpus in (data.corpus_of(domain), GENERAL_CORPUS)
+        for point in points(data, domain, Text(corpus, "heldout"), metric=HEADLINE_METRIC)
         if point.value is None and point.reason
     }
     return escape(" ".join([*parts, *(f"{DASH}: {reason}." for reason in sorted(reasons))]))

@@ -35,13 +35,15 @@ class Traits(NamedTuple):
     silent: dict[str, float]
     "Share of latents that never fire there."
     cosine: dict[str, float]
-    "Median largest cosine of a decoder row with g's."
+    "Median largest cosine of a decoder row with g's, over the latents that fired on held-out D."
+    mostly_dead: dict[str, tuple[int, int]]
+    "Methods of which fewer than half of the latents fired on held-out D: how many did, of how many. Not ranked."
     random_cosine: float | None
 
 
 def traits_of(run: RunData, domain: str, *, l0: float | None) -> Traits:
     """The traits of one domain's SAEs, as far as the run has measured them."""
-    traits = Traits(domain, l0 is not None, {}, {}, {}, {}, {}, _random_cosine(run))
+    traits = Traits(domain, l0 is not None, {}, {}, {}, {}, {}, {}, _random_cosine(run))
     ce_g = run.reference("ce_g", corpus=GENERAL_CORPUS, split="heldout", domain=domain)
     for series in series_of(run, domain):
         job = nearest_job(run, domain, series.name, l0=l0)
@@ -53,12 +55,17 @@ def traits_of(run: RunData, domain: str, *, l0: float | None) -> Traits:
         table = read_latents(run.folder, job.name)
         if table is None:
             continue
+        fired = table.n_fired_domain
+        if fired is not None and 2 * int((fired > 0).sum()) < table.n_latents:
+            traits.mostly_dead[series.name] = (int((fired > 0).sum()), table.n_latents)
+            continue
         if table.median_density is not None:
             traits.density[series.name] = table.median_density
         if table.n_silent is not None and table.n_latents:
             traits.silent[series.name] = table.n_silent / table.n_latents
         if table.novelty_decoder is not None and table.novelty_decoder.size:
-            traits.cosine[series.name] = float(np.median(table.novelty_decoder))
+            alive = np.ones(table.n_latents, bool) if fired is None else fired > 0
+            traits.cosine[series.name] = float(np.median(table.novelty_decoder[alive]))
     return traits
 
 
@@ -69,6 +76,9 @@ def describe(traits: Traits, *, named: bool) -> list[str]:
         sentences.append(_say_rarity(traits))
     if traits.cosine:
         sentences.append(_say_novelty(traits))
+    if traits.mostly_dead:
+        told = [f"{name} ({n:,} of {of:,} latents)" for name, (n, of) in traits.mostly_dead.items()]
+        sentences.append(f"Mostly dead on held-out text, so neither rare nor new: {listing(told)}.")
     if named:
         return [f"For {traits.domain}, {sentence[0].lower()}{sentence[1:]}" for sentence in sentences]
     return sentences
