@@ -12,6 +12,8 @@ from fovea.sae.relu import ReLUConfig
 from fovea.sae.topk import TopKConfig
 from tests.sae.cases import generator, train
 
+pytestmark = pytest.mark.slow
+
 D_MODEL, N_DIRECTIONS, N_ACTIVE = 24, 30, 2.5
 
 
