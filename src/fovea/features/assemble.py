@@ -72,7 +72,7 @@ class Assembler:
     def _corpus_evidence(self, corpus: str, part: Part, highest: NDArray[np.float32]) -> CorpusEvidence:
         reading, gathered = self._readings[corpus], part.gathered
         entries, groups = choose(gathered, self.rules, per_group=self._config.per_group, reading=reading)
-        windows = count_windows(entries.window, reading)
+        windows = count_windows(entries.around, reading)
         examples = as_examples(entries, groups, windows=windows, context_size=reading.context_size)
         self._contexts[corpus].append(np.unique(examples.context))
         bins = rebinned(

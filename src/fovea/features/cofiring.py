@@ -15,7 +15,7 @@ from fovea.features.hashing import mixed
 
 N_TOKENS = 65_536
 "Tokens on which co-firing is counted; fewer where very many latents fire on each."
-_MAX_PAIRS = 200_000_000
+_MAX_PAIRS = 20_000_000
 _BLOCK_PAIRS = 4_000_000
 
 

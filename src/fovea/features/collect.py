@@ -24,7 +24,7 @@ from fovea.features.cofiring import TokenSample
 from fovea.features.files import Ints, ragged_indices
 from fovea.features.hashing import Hashes, firing_keys, window_hashes
 from fovea.features.histogram import Histograms
-from fovea.features.kept import Entries, Smallest, ranks_of
+from fovea.features.kept import Entries, Smallest, order_of, ranks_of
 
 SAMPLE = 256
 "Firings of each latent whose activations tell the ranks; exact for latents that fire no more often."
@@ -125,9 +125,11 @@ class Gatherer:
         """Take in the firings of whole contexts; `windows` gives the hash of the tokens around each location."""
         if len(firings.latent) == 0:
             return
-        np.add.at(self.n_fired, firings.latent, 1)
-        np.maximum.at(self.maxima, firings.latent, firings.value)
-        self.histograms.add(firings.latent, firings.value)
+        begins = np.flatnonzero(np.diff(firings.latent, prepend=-1))
+        latents, largest = firings.latent[begins], np.maximum.reduceat(firings.value, begins)
+        self.n_fired += np.bincount(firings.latent, minlength=len(self.n_fired))
+        self.maxima[latents] = np.maximum(self.maxima[latents], largest)
+        self.histograms.add(firings.latent, firings.value, largest=self.maxima)
         self.token_sample.add(firings.location, firings.latent)
         pairs = _pairs(firings, self.context_size)
         self._offer_top(firings, pairs, windows)
@@ -163,7 +165,8 @@ class Gatherer:
         """Firings with small keys; the context of those with the smallest."""
         keys = firing_keys(firings.location, firings.latent)
         chosen = np.flatnonzero(keys <= self.sample.limits[firings.latent])
-        chosen = chosen[np.lexsort((keys[chosen], firings.latent[chosen]))]
+        chosen = chosen[np.argsort(keys[chosen])]
+        chosen = chosen[order_of(firings.latent[chosen])]
         ranks = ranks_of(firings.latent[chosen])
         chosen, ranks = chosen[ranks < SAMPLE], ranks[ranks < SAMPLE]
         shown = (ranks < WITH_CONTEXT) & (keys[chosen] <= self.sample.context_limits[firings.latent[chosen]])

@@ -26,13 +26,13 @@ def choose(gathered: Gathered, rules: Sequence[GroupRule], *, per_group: int, re
     hashes.
     """
     sample = gathered.sample
-    sample = sample._replace(window=_windows_at(sample.location, reading))
+    sample = sample._replace(around=_windows_at(sample.location, reading))
     group = _groups_of(sample, rules)
     fits = (sample.lengths > 0) & (group > 0)
     order = np.flatnonzero(fits)
     order = order[np.lexsort((sample.key[order], group[order], sample.latent[order]))]
     contexts = sample.location // reading.context_size
-    for same in (sample.window, contexts):
+    for same in (sample.around, contexts):
         order = order[_first_of_each((sample.latent[order], group[order], same[order]))]
     cell = sample.latent[order] * len(rules) + group[order]
     order = order[ranks_of(cell) < per_group]
@@ -101,7 +101,7 @@ def as_examples(entries: Entries, groups: Ints, *, windows: tuple[Hashes, Ints],
         groups,
         entries.location // context_size,
         entries.location % context_size,
-        counts[np.searchsorted(distinct, entries.window)],
+        counts[np.searchsorted(distinct, entries.around)],
         entries.lengths,
         entries.positions.astype(np.int64),
         entries.values,

@@ -21,19 +21,14 @@ class Histograms:
         self.counts = np.zeros((d_sae, N_FINE), dtype=np.int64)
         self.exponents = np.full(d_sae, _NEVER, dtype=np.int64)
 
-    def add(self, latents: Ints, values: NDArray[np.float32]) -> None:
-        """Count activations, all above zero."""
-        if len(latents) == 0:
-            return
-        largest = np.zeros(len(self.exponents), dtype=np.float32)
-        np.maximum.at(largest, latents, values)
+    def add(self, latents: Ints, values: NDArray[np.float32], *, largest: NDArray[np.float32]) -> None:
+        """Count activations, all above zero; `largest` is the largest of each latent so far, these included."""
         fired = np.flatnonzero(largest)
         # frexp: value = m 2^e with m in [0.5, 1), so 2^e is above it.
         self._widen(fired, np.frexp(largest[fired])[1].astype(np.int64))
-        fraction = np.ldexp(values.astype(np.float64), -self.exponents[latents])
-        bins = np.clip(np.ceil(fraction * N_FINE).astype(np.int64) - 1, 0, N_FINE - 1)
-        flat, n = np.unique(latents * N_FINE + bins, return_counts=True)
-        self.counts.reshape(-1)[flat] += n
+        scale = np.ldexp(float(N_FINE), -self.exponents)
+        bins = np.clip(np.ceil(values * scale[latents]).astype(np.int64) - 1, 0, N_FINE - 1)
+        np.add.at(self.counts.reshape(-1), latents * N_FINE + bins, 1)
 
     def _widen(self, latents: Ints, exponents: Ints) -> None:
         grown = exponents - self.exponents[latents]

@@ -23,7 +23,7 @@ class Entries(NamedTuple):
     "The smaller, the sooner kept."
     location: Ints
     "Context in reading order x context size + position."
-    window: Hashes
+    around: Hashes
     value: NDArray[np.float32]
     lengths: Ints
     "How many of `positions` and `values` belong to each; 0 where the context is not kept."
@@ -39,7 +39,7 @@ class Entries(NamedTuple):
             self.latent[index],
             self.key[index],
             self.location[index],
-            self.window[index],
+            self.around[index],
             self.value[index],
             lengths,
             self.positions[inner],
@@ -58,7 +58,8 @@ class Smallest:
 
     Args:
         n_contexts: Of these so many, smallest first, keep the activations of their context.
-        distinct: Of entries with equal windows only the first is kept.
+        distinct: Of entries with equal windows only the first is kept. Without it, keys must be hashes: ties are not
+            looked at.
     """
 
     def __init__(self, d_sae: int, *, size: int, n_contexts: int, distinct: bool) -> None:
@@ -76,12 +77,10 @@ class Smallest:
         return sum(len(part.latent) + len(part.positions) for part in (self._kept, *self._pending))
 
     def offer(self, entries: Entries) -> None:
-        """Consider candidates."""
-        if len(entries.latent) == 0:
-            return
-        self._pending.append(self._best(entries))
-        self._n_pending += len(self._pending[-1].latent)
-        if self._n_pending > max(len(self._kept.latent) // 2, 4 * len(self.limits)):
+        """Consider candidates, of each latent not many more than `size`."""
+        self._pending.append(entries)
+        self._n_pending += len(entries.latent)
+        if self._n_pending > max(len(self._kept.latent) // 2, 32 * len(self.limits)):
             self._merge()
 
     def result(self) -> Entries:
@@ -100,9 +99,10 @@ class Smallest:
             limits[self._kept.latent[last]] = self._kept.key[last]
 
     def _best(self, entries: Entries) -> Entries:
-        order = np.lexsort((entries.location, entries.key, entries.latent))
+        order = np.lexsort((entries.location, entries.key)) if self.distinct else np.argsort(entries.key)
+        order = order[order_of(entries.latent[order])]
         if self.distinct:
-            order = order[_first_of_each(entries.latent[order], entries.window[order])]
+            order = order[_first_of_each(entries.latent[order], entries.around[order])]
         ranks = ranks_of(entries.latent[order])
         kept = ranks < self.size
         return entries.chosen(order[kept], ranks[kept] < self.n_contexts)
@@ -121,9 +121,18 @@ def ranks_of(sorted_latents: Ints) -> Ints:
     return np.arange(n) - np.repeat(begins, np.diff(begins, append=n))
 
 
+def order_of(latents: Ints) -> Ints:
+    """Stable order by latent; numpy sorts 16 bits in linear time, so it is done by 16 bits at a time."""
+    order = np.argsort((latents & 0xFFFF).astype(np.uint16), kind="stable")
+    if len(latents) and int(latents.max()) > 0xFFFF:
+        order = order[np.argsort((latents[order] >> 16).astype(np.uint16), kind="stable")]
+    return order
+
+
 def _first_of_each(latents: Ints, windows: Hashes) -> NDArray[np.bool_]:
-    """True for the first entry of each (latent, window); entries are in the order in which they are preferred."""
-    order = np.lexsort((windows, latents))  # stable: equals stay in order
+    """True for the first entry of each (latent, around); entries are in the order in which they are preferred."""
+    order = np.argsort(windows, kind="stable")
+    order = order[order_of(latents[order])]
     same = (np.diff(latents[order]) == 0) & (np.diff(windows[order]) == 0)
     first = np.ones(len(latents), dtype=np.bool_)
     first[order[1:][same]] = False

@@ -18,6 +18,7 @@ from fovea.lm.model import LM
 
 _ROWS, _TOKENS = 256, 32_768
 "Block of latents and of the vocabulary: 32 MB of logits at a time."
+_RUN = 128
 
 
 class Unembedding:
@@ -33,28 +34,45 @@ class Unembedding:
     @torch.inference_mode()
     def extremes(self, W_dec: Float[Tensor, "d_sae d_model"], *, n: int) -> tuple[LinkLists, LinkLists]:
         """The `n` most promoted tokens of each row, and the `n` most suppressed."""
-        promoted: list[tuple[Tensor, Tensor]] = []
-        suppressed: list[tuple[Tensor, Tensor]] = []
-        for rows in W_dec.detach().float().cpu().split(_ROWS):
-            rows = rows - rows.mean(dim=1, keepdim=True) if self._subtracts_mean else rows
-            directions = rows * self._gain
-            promoted.append(self._best(directions, n))
-            suppressed.append(self._best(-directions, n))
-        return _lists(promoted), _lists([(ids, -values) for ids, values in suppressed])
-
-    def _best(self, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        ids = torch.zeros(len(directions), 0, dtype=torch.int64)
-        values = torch.zeros(len(directions), 0)
+        rows = W_dec.detach().float().cpu()
+        rows = rows - rows.mean(dim=1, keepdim=True) if self._subtracts_mean else rows
+        directions = rows * self._gain
+        nothing = torch.zeros(len(rows), 0, dtype=torch.int64), torch.zeros(len(rows), 0)
+        promoted, suppressed = nothing, nothing
         for start in range(0, len(self._weight), _TOKENS):
             block = self._weight[start : start + _TOKENS].float().cpu()
-            top = (directions @ block.T).topk(min(n, len(block)), dim=1)
-            values = torch.cat([values, top.values], dim=1)
-            ids = torch.cat([ids, top.indices + start], dim=1)
-            # Sorted by id first, so that equal logits come in the order of their ids.
-            ids, order = ids.sort(dim=1)
-            values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-            ids, values = ids.gather(1, order)[:, :n], values[:, :n]
-        return ids, values
+            highest: list[tuple[Tensor, Tensor]] = []
+            lowest: list[tuple[Tensor, Tensor]] = []
+            for part in directions.split(_ROWS):
+                logits = part @ block.T
+                highest.append(_largest(logits, n))
+                lowest.append(_largest(logits.neg_(), n))
+            promoted, suppressed = _better(promoted, highest, start, n), _better(suppressed, lowest, start, n)
+        return _lists([promoted]), _lists([(suppressed[0], -suppressed[1])])
+
+
+def _largest(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Columns and values of the `n` largest of each row: they lie in the n runs of columns with the largest maxima."""
+    n_rows, width = logits.shape
+    n = min(n, width)
+    padded = nn.functional.pad(logits, (0, -width % _RUN), value=-torch.inf)
+    maxima = padded.view(n_rows, -1, _RUN).amax(dim=2)
+    runs = maxima.topk(min(n, maxima.shape[1]), dim=1).indices
+    columns = (runs[:, :, None] * _RUN + torch.arange(_RUN)).flatten(1)
+    top = padded.gather(1, columns).topk(n, dim=1)
+    return columns.gather(1, top.indices), top.values
+
+
+def _better(
+    best: tuple[Tensor, Tensor], tops: list[tuple[Tensor, Tensor]], start: int, n: int
+) -> tuple[Tensor, Tensor]:
+    """Ids and values of the `n` largest of those found before and those of one more block of the vocabulary."""
+    ids = torch.cat([best[0], torch.cat([ids for ids, _ in tops]) + start], dim=1)
+    values = torch.cat([best[1], torch.cat([values for _, values in tops])], dim=1)
+    # By id first, so that equal logits come in the order of their ids.
+    ids, order = ids.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order)[:, :n], values[:, :n]
 
 
 def nearest(W_dec: Float[Tensor, "d_sae d_in"], *, n: int) -> LinkLists:

@@ -47,7 +47,7 @@ def load_part(path: Path) -> Part:
     for name in Gathered._fields:
         if name in _ENTRIES:
             columns: dict[str, Any] = {column: arrays[f"{name}.{column}"] for column in Entries._fields}
-            for column in ("key", "window"):
+            for column in ("key", "around"):
                 columns[column] = columns[column].view(np.uint64)
             fields[name] = Entries(**columns)
         else:
