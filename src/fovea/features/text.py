@@ -109,6 +109,8 @@ def pieces(tokens: Sequence[bytes]) -> list[str]:
 
     Bytes that are part of no character (a context may begin within one) show as one U+FFFD.
     """
+    if all(token.isascii() for token in tokens):
+        return [token.decode() for token in tokens]
     starts = list(accumulate((len(token) for token in tokens), initial=0))
     found = [""] * len(tokens)
     place = 0
