@@ -21,6 +21,8 @@ LAYERS = (
     ("methods",),
     ("train",),
     ("eval",),
+    ("features",),
+    ("rating",),
     ("report",),
     ("experiment",),
     ("api",),
