@@ -101,11 +101,12 @@ def study_config(table: dict[str, Any], *, where: str) -> StudyConfig:
         ConfigError: a setting is unknown, wrong or contradicts another.
     """
     config = parse(StudyConfig, table, where=where)
-    for what, names in (
-        ("arms", [arm.name for arm in config.arm]),
-        ("raters", [rater.name.lower() for rater in config.rater]),
-        ("panels", list(config.panels)),
-    ):
+    named: dict[str, list[str]] = {
+        "arms": [arm.name for arm in config.arm],
+        "raters": [rater.name.lower() for rater in config.rater],
+        "panels": [str(panel) for panel in config.panels],
+    }
+    for what, names in named.items():
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{where}: two {what} are named {name!r}; give each a name of its own")

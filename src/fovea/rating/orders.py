@@ -17,7 +17,7 @@ _GAP_SHARE = 3
 class Placed(NamedTuple):
     """One item of a rater's order."""
 
-    index: int
+    thing: int
     "Which of the things to rate."
     is_repeat: bool
 

@@ -195,9 +195,9 @@ def _draw_practice(
 
 
 def concentration(evidence: tuple[Evidence, ...]) -> float:
-    """Density on D over density on general text, where one firing is assumed if there is none; nan without the latter."""
+    """Density on D over density on general text, one firing assumed if there is none; 0 without the latter."""
     density = {e.role: max(e.n_fired, 1) / e.n_tokens for e in evidence if e.n_tokens}
-    return density["domain"] / density["general"] if len(density) == 2 else float("nan")
+    return density["domain"] / density["general"] if len(density) == 2 else 0.0
 
 
 def _read_texts(config: StudyConfig) -> dict[tuple[str, int], dict[Panel, str]]:
@@ -210,7 +210,7 @@ def _read_texts(config: StudyConfig) -> dict[tuple[str, int], dict[Panel, str]]:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(
-            f"explanation = {config.explanation!r} cannot be read ({error}); write 'write', 'none' or the path of a jsonl"
+            f"explanation = {config.explanation!r} cannot be read ({error}); say 'write', 'none' or the path of a jsonl"
         ) from None
     for n, line in enumerate(lines, start=1):
         if not line.strip():
