@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 from fovea.atomic import new_folder, write_json
 from fovea.config import dump_toml
-from fovea.errors import RunError, StudyError
+from fovea.errors import StudyError
+from fovea.features.read import Features
 from fovea.rating.config import StudyConfig, study_config
 from fovea.rating.power import Power, power_of
 from fovea.rating.protocol import protocol
-from fovea.rating.sampling import Excluded, Source, draw
+from fovea.rating.sampling import Excluded, Sample, Source, draw
 from fovea.rating.sealing import Sealed, commitment, deal, is_token
 from fovea.rating.session import RaterSession
 from fovea.rating.state import Progress, RaterState
@@ -197,10 +198,24 @@ def study_names(run: Path) -> list[str]:
     return sorted(name for name in found if NAME.fullmatch(name))
 
 
-def planned_power(config: StudyConfig, *, n_domains: int) -> Power:
-    """What the design can find, shown before it is started."""
-    n_per_arm = config.features_per_arm * n_domains
-    return power_of(n_per_arm, len(config.rater), n_points=len(config.rubric.points), seed=config.seed)
+class Plan(NamedTuple):
+    """What a study would be, before it is made."""
+
+    sample: Sample
+    power: Power
+
+
+def plan(run: Path, config: StudyConfig, *, source: Source | None = None) -> Plan:
+    """Draw the sample and compute what the design can find; nothing is written.
+
+    Raises:
+        StudyError: the sample cannot be drawn.
+        RunError: the run has no evidence, or it is stale.
+    """
+    sample = draw(source or Features(run), config)
+    n_per_arm = config.features_per_arm * len({feature.domain for feature in sample.features})
+    power = power_of(n_per_arm, len(config.rater), n_points=len(config.rubric.points), seed=config.seed)
+    return Plan(sample, power)
 
 
 def create(run: Path, name: str, config: StudyConfig, *, source: Source | None = None) -> Study:
@@ -218,15 +233,7 @@ def create(run: Path, name: str, config: StudyConfig, *, source: Source | None =
     folder = run / "studies" / name
     if folder.exists():
         raise StudyError(f"study {name!r} exists; give the new one another name (studies are never changed)")
-    if source is None:
-        from fovea.features.read import Features
-
-        source = Features(run)
-    sample = draw(source, config)
-    if not sample.features:
-        raise RunError(f"{str(run)!r} has no feature to rate")
-    domains = dict.fromkeys(feature.domain for feature in sample.features)
-    power = planned_power(config, n_domains=len(domains))
+    sample, power = plan(run, config, source=source)
     facts: dict[str, Any] = {
         "name": name,
         "config": config.model_dump(mode="json"),
