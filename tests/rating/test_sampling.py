@@ -43,13 +43,13 @@ def test_sampling_is_uniform_over_eligible_latents():
     source = MadeSource(n=20)
     drawn = Counter(
         feature.latent
-        for seed in range(150)
+        for seed in range(60)
         for feature in draw(source, config(source, seed=seed, features_per_arm=4, n_practice=0)).features
         if feature.arm == "ssae"
     )
     eligible = [i for i in range(20) if source.fired("ssae-k16-s0", i)[0] >= 10]
     assert set(drawn) == set(eligible)
-    expected = 150 * 4 / len(eligible)
+    expected = 60 * 4 / len(eligible)
     chi_squared = sum((drawn[i] - expected) ** 2 / expected for i in eligible)
     assert chi_squared < 35  # 15 degrees of freedom, p 0.0025
 

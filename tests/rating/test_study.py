@@ -154,7 +154,7 @@ def test_unblinding_waits_for_all_or_is_forced_and_says_so(tmp_path):
 
 
 def test_the_result_finds_what_was_planted(tmp_path):
-    study = planted(made(tmp_path, features_per_arm=40, n_guesses=20))
+    study = planted(made(tmp_path, features_per_arm=30, n_guesses=20))
     assert study.status().is_ready
     found = result(study)
     primary = found["contrasts"][0]
@@ -177,7 +177,7 @@ def test_the_result_finds_what_was_planted(tmp_path):
         assert np.sum(agreement["confusion"][0]["table"]) == agreement["n_features_by_two"]
     domain = {each["arm"]: each for each in found["panels"]["domain"]["distributions"]}
     for each in domain.values():
-        assert sum(each["points"]) + each["n_cannot_tell"] + each["n_skipped"] + each["n_open"] == 2 * 40
+        assert sum(each["points"]) + each["n_cannot_tell"] + each["n_skipped"] + each["n_open"] == 2 * 30
     assert domain["ssae"]["mean"]["value"] > domain["direct"]["mean"]["value"]
     nice = {each["arm"]: each for each in found["nice"]["by_arm"]}
     assert nice["ssae"]["n_yes"] > nice["direct"]["n_yes"] == 0

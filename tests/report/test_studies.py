@@ -13,6 +13,8 @@ from tests.rating.test_study import planted
 from tests.report.make_run import make_run
 from tests.report.pages import Page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:

@@ -69,6 +69,7 @@ class Receipt(NamedTuple):
     """The step is on the disk."""
 
     seq: int
+    "In the log of all raters together, so that it tells of the others: not for the page."
     item: str | None
     feedback: Feedback | None
     "Of a rated practice item."

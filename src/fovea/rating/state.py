@@ -57,6 +57,7 @@ class RaterState:
         self._undoable: list[Stored] = []
         self.drafts: dict[str, str] = {}
         self.answers: dict[str, Answer] = {}
+        self._done: dict[str, set[str]] = {phase: set() for phase in self._orders}
         self.touched: str | None = None
         "The item that was last looked at and not answered since."
         self.opened_at: float | None = None
@@ -119,6 +120,8 @@ class RaterState:
                 rated = {name: body[name] for name in ("specificity", "cannot_tell", "nice", "note")}
                 answer = told._replace(**rated, skip_reason=None, is_done=True)
         self.answers[item] = answer
+        done = self._done[self.items[item].phase]
+        (done.add if answer.is_done else done.discard)(item)
 
     def answer(self, item: str) -> Answer:
         """What was said of an item."""
@@ -139,7 +142,7 @@ class RaterState:
         return self._orders[{"review": "rating", "closing": "guess", "locked": "rating"}.get(phase, phase)]
 
     def _open(self, phase: str) -> bool:
-        return any(not self.answer(item).is_done for item in self._orders[phase])
+        return len(self._done[phase]) < len(self._orders[phase])
 
     @property
     def current(self) -> str | None:
@@ -149,7 +152,9 @@ class RaterState:
             return None
         if self.touched is not None and self.touched in self.order(phase):
             return self.touched
-        return next((item for item in self.order(phase) if not self.answer(item).is_done), None)
+        order = self.order(phase)
+        done = self._done[self.items[order[0]].phase] if order else set[str]()
+        return next((item for item in order if item not in done), None)
 
     @property
     def undoable(self) -> Stored | None:
@@ -165,6 +170,8 @@ class RaterState:
     def progress(self) -> Progress:
         """How far the rater is in the phase."""
         phase = self.phase
-        answers = [self.answer(item) for item in self.order(phase)]
+        order = self.order(phase)
+        answers = [self.answers[item] for item in order if item in self.answers]
         n_skipped = sum(answer.skip_reason is not None for answer in answers)
-        return Progress(phase, sum(a.is_done for a in answers), len(answers), n_skipped, self.undoable is not None)
+        n_done = sum(answer.is_done for answer in answers)
+        return Progress(phase, n_done, len(order), n_skipped, self.undoable is not None)
