@@ -22,6 +22,7 @@ LAYERS = (
     ("train",),
     ("eval",),
     ("features",),
+    ("rating",),
     ("report",),
     ("experiment",),
     ("api",),

@@ -173,7 +173,9 @@ def _parameter_fault(function: Function) -> str:
     """
     name, arguments = function.node.name, function.node.args
     decorators = {ast.unparse(decorator) for decorator in function.node.decorator_list}
-    if (name.startswith("__") and name.endswith("__") and name != "__init__") or "app.command()" in decorators:
+    if (name.startswith("__") and name.endswith("__") and name != "__init__") or any(
+        ".command(" in each for each in decorators
+    ):
         return ""
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     if (function.is_method and "staticmethod" not in decorators) or positional[:1] == ["ctx"]:

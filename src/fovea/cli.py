@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+studies = typer.Typer(no_args_is_help=True, help="Rate features blind: how specific to the subject are they?")
+app.add_typer(studies, name="study")
+
 Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that the folder holds.")]
 Settings = Annotated[
@@ -178,6 +181,83 @@ def export(
     from fovea.experiment.export import export_job
 
     typer.echo(export_job(folder, job, out, layout=layout, stack=stack))
+
+
+Name = Annotated[str, typer.Argument(help="Name of the study, a folder under RUN/studies.")]
+
+
+@studies.command("new")
+@_guarded
+def new_study(
+    folder: Run,
+    name: Name,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", metavar="[NAME=]JOB,...", help="A method to compare; repeatable.")
+    ] = None,
+    raters: Annotated[
+        list[str] | None, typer.Option("--rater", metavar="NAME[:scripted]", help="Who rates; repeatable.")
+    ] = None,
+    features_per_arm: Annotated[int | None, typer.Option("--per-arm", help="Features of each arm.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="All settings (toml).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the sample and its power.")] = False,
+) -> None:
+    """Sample features, seal which is whose, and write the protocol.
+
+    Example: `fovea study new runs/demo first --arm ssae=ssae-batch_topk-k16-s0 --arm direct=direct-batch_topk-k40-s0
+    --rater ann --rater bob`
+    """
+    from fovea.rating.study import create, plan
+    from fovea.rating.words import config_of, made_text, plan_text
+
+    settings = config_of(config, arms=arms, raters=raters, features_per_arm=features_per_arm)
+    typer.echo(plan_text(plan(folder, settings)) if dry_run else made_text(create(folder, name, settings)))
+
+
+@studies.command("status")
+@_guarded
+def study_status(folder: Run, name: Name) -> None:
+    """Say how far the raters are.
+
+    Example: `fovea study status runs/demo first`
+    """
+    from fovea.rating.study import Study
+    from fovea.rating.words import status_text
+
+    typer.echo(status_text(Study.open(folder, name).status()))
+
+
+@studies.command("unblind")
+@_guarded
+def unblind_study(
+    folder: Run,
+    name: Name,
+    force_reason: Annotated[
+        str | None, typer.Option("--force", metavar="REASON", help="Before all have locked; the report says why.")
+    ] = None,
+) -> None:
+    """Open the mapping, verify it, and write the result.
+
+    Example: `fovea study unblind runs/demo first`
+    """
+    from fovea.rating.study import Study
+    from fovea.rating.words import result_text
+
+    typer.echo(result_text(Study.open(folder, name).unblind(force_reason=force_reason)))
+
+
+@studies.command("export")
+@_guarded
+def export_study(
+    folder: Run, name: Name, out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")]
+) -> None:
+    """Write all ratings as csv and json; which feature is whose, only after the unblinding.
+
+    Example: `fovea study export runs/demo first --out ratings`
+    """
+    from fovea.rating.exports import export
+    from fovea.rating.study import Study
+
+    typer.echo("\n".join(str(path) for path in export(Study.open(folder, name), out)))
 
 
 def main() -> None:
