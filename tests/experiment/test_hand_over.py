@@ -1,6 +1,7 @@
 """What leaves a run: the Python interface, `show` and `export`."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from fovea.sae.show import describe
 from tests.experiment.tiny import HOOK_POINT, experiment
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """As without the report extra: figures have tests of their own, and take half of a miniature run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vl_convert", None)
+        yield
+
 
 SSAE, DIRECT = "ssae_silence0.25-batch_topk-k2-s0", "direct-batch_topk-k4-s0"
 

@@ -20,6 +20,14 @@ from tests.experiment.tiny import experiment, save_corpus, save_general
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """As without the report extra: figures have tests of their own, and take half of a miniature run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vl_convert", None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ExperimentConfig:
     return resolve(experiment(tmp_path_factory.mktemp("tiny")), where="test")
