@@ -21,6 +21,7 @@ LAYERS = (
     ("methods",),
     ("train",),
     ("eval",),
+    ("features",),
     ("report",),
     ("experiment",),
     ("api",),
