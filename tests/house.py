@@ -24,6 +24,7 @@ LAYERS = (
     ("features",),
     ("report",),
     ("experiment",),
+    ("app",),
     ("api",),
     ("cli",),
 )

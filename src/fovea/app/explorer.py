@@ -1,11 +1,10 @@
 """What the explorer's pages ask for: every endpoint, as functions of a Call.
 
-    Features (evidence on disk) -> Table (columns in memory), TextIndex (words), Notes (what the owner said)
-    /api/run  /api/latents  /api/position  /api/latents/JOB/N[/context]  /api/compare  /api/prompt  /api/notes  /api/export
+Features (evidence on disk) -> Table (columns in memory), TextIndex (words), Notes (what the owner said)
+/api/run  /api/latents  /api/position  /api/latents/JOB/N[/context]  /api/compare  /api/prompt  /api/notes  /api/export
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,18 @@ from fovea.app.comparison import compare
 from fovea.app.files import csv_text, static_page
 from fovea.app.notes import Marks, Notes
 from fovea.app.payload import card_payload, example_payload
+from fovea.app.prompting import Prompter
 from fovea.app.query import Query, read_page, read_query
-from fovea.app.run import describe_run, latent_text
+from fovea.app.run import describe_run, ordered_jobs
 from fovea.app.table import Table
 from fovea.app.textsearch import TextIndex
 from fovea.errors import ConfigError, UnknownReferenceError
-from fovea.features.read import Features
+from fovea.features.read import Card, Features
+from fovea.features.words import latent_words
 
 MAX_NOTE = 4000
 MAX_EXPORT = 200
+MAX_TEXT = 4000
 Mask = NDArray[np.bool_]
 
 
@@ -34,13 +36,14 @@ class Explorer:
     """The explorer of one run folder."""
 
     def __init__(self, run: Path) -> None:
-        self.features = Features.open(run)
-        self.table = Table({job: self.features.table(job) for job in self.features.jobs})
+        self.folder = run
+        self.features = Features(run)
+        self.table = Table({job: self.features.table(job) for job in ordered_jobs(self.features)})
         self.notes = Notes(run)
         self.notes.refresh()
         self.about = describe_run(run, self.features, self.table)
+        self.prompter = Prompter(run)
         self.index = TextIndex(self.table.n_rows)
-        self._reading = threading.Lock()
 
     def start(self) -> None:
         """Begin to read the text of all latents, beside the requests."""
@@ -135,6 +138,10 @@ class Explorer:
         html = static_page(f"{len(cards)} features of {self.about['title']}", words, cards)
         return Reply(html, "text/html; charset=utf-8", "features.html")
 
+    def prompt(self, call: Call) -> Reply:
+        """Which latents fire on which token of a text."""
+        return Reply(self.prompter.answer(call.text("text", MAX_TEXT)))
+
     def rows_as_csv(self, call: Call) -> Reply:
         """All rows of a query as csv."""
         rows = self._rows(read_query(call.query))
@@ -164,9 +171,8 @@ class Explorer:
             raise UnknownReferenceError("a latent is named by its number")
         return self.table.row(job, int(latent))
 
-    def _read(self, row: int) -> Any:
-        with self._reading:
-            return self.features.card(*self.table.place(row))
+    def _read(self, row: int) -> Card:
+        return self.features.card(*self.table.place(row))
 
     def _rows(self, query: Query) -> NDArray[np.int64]:
         self.notes.refresh()
@@ -196,9 +202,8 @@ class Explorer:
         return found
 
     def _texts(self) -> Iterator[str]:
-        for row in range(self.table.n_rows):
-            yield latent_text(self._read(row))
-            time.sleep(0)  # a request that waits for the lock goes first
+        for job in self.table.jobs:
+            yield from latent_words(self.folder, job)
 
 
 def _marks(marks: Marks) -> dict[str, Any]:

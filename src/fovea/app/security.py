@@ -187,15 +187,14 @@ class Sessions:
     def __init__(self, cookie: str, key: bytes) -> None:
         self.cookie, self._key = cookie, key
 
-    def open(self, response: Response, request: Request, subject: str) -> str:
-        """Set the cookie of `subject`; the CSRF value that goes with it."""
+    def open(self, response: Response, request: Request, subject: str) -> None:
+        """Set the cookie of `subject`."""
         if not subject.replace("-", "").replace("_", "").isalnum() or not subject.isascii():
             raise AssertionError(f"a subject is a plain word, not {subject!r}")
         value = f"{subject}.{secrets.token_urlsafe(16)}"
         value = f"{value}.{self._sign('cookie', value)}"
         secure = request.headers.get("origin", "").startswith("https:")
         response.set_cookie(self.cookie, value, path="/", secure=secure, httponly=True, samesite="strict")
-        return self._sign("csrf", value)
 
     def subject(self, request: Request) -> str | None:
         """Who the request is from, None without a cookie of ours."""

@@ -1,7 +1,7 @@
 """The web app of a run folder and the process that serves it.
 
-    fovea serve RUN -> build: Explorer + routes + Shield -> uvicorn on 127.0.0.1
-    link: http://127.0.0.1:PORT/#t=TOKEN      the fragment never leaves the browser; /api/session trades it for a cookie
+fovea serve RUN -> build: Explorer + routes + Shield -> uvicorn on 127.0.0.1
+link: http://127.0.0.1:PORT/#t=TOKEN      the fragment never leaves the browser; /api/session trades it for a cookie
 """
 
 import ipaddress
@@ -134,8 +134,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Callable[[str], None]) -> None:
-    """Serve the run until interrupted; `say` prints the link.
+Say = Callable[[str], object]
+
+
+def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Say, launch: Say | None = None) -> None:
+    """Serve the run until interrupted; `say` prints the link, `launch` opens it.
 
     Raises:
         ConfigError: the host can be reached from elsewhere and that was not allowed, or the port is taken.
@@ -151,17 +154,21 @@ def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Callable[[st
         place = place._replace(port=listener.getsockname()[1])
         token = secrets.token_urlsafe(32)
         app = build(run, place, token)
-        _announce(place, token, say)
+        link = _announce(place, token, say)
+        if launch is not None:
+            launch(link)
         _run(app, listener)
 
 
-def _announce(place: Place, token: str, say: Callable[[str], None]) -> None:
+def _announce(place: Place, token: str, say: Say) -> str:
     shown = "127.0.0.1" if place.host in ("0.0.0.0", "::") else place.host
     shown = f"[{shown}]" if ":" in shown else shown
-    say(f"open http://{shown}:{place.port}/#t={token}")
+    link = f"http://{shown}:{place.port}/#t={token}"
+    say(f"open {link}")
     say("whoever has this link owns the app until it stops (Ctrl-C)")
     if not is_loopback(place.host):
         say("NOTICE: without TLS everybody on the way can read and change what is sent: put a proxy with TLS in front")
+    return link
 
 
 def _listen(place: Place) -> socket.socket:
