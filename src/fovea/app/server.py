@@ -54,7 +54,7 @@ def build(run: Path, place: Place, token: str) -> Starlette:
         yield
         explorer.stop()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/api/session", _session(sessions, token), methods=["GET", "POST"]),
             *_api(explorer, sessions),
@@ -65,6 +65,8 @@ def build(run: Path, place: Place, token: str) -> Starlette:
         exception_handlers={404: _not_found, 405: _not_found},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _api(explorer: Explorer, sessions: Sessions) -> list[BaseRoute]:

@@ -77,7 +77,7 @@ function distribution(data, column) {
     return svg("polyline", { class: `outline stroke-${jobOf(data.jobs[j].job).slot}${j ? " second" : ""}`, points: points.join(" ") });
   });
   const ticks = (log ? Array.from({ length: high - low + 1 }, (_, i) => low + i) : [0, 0.25, 0.5, 0.75, 1]).filter((tick, i) => !log || (high - low < 8) || i % 2 === 0)
-    .map((tick) => svg("text", { class: "tick middle", x: x(tick), y: height - 4 }, log ? power(tick) : String(tick)));
+    .map((tick) => svg("text", { class: `tick ${tick === low ? "" : tick === high ? "end" : "middle"}`, x: x(tick), y: height - 4 }, log ? power(tick) : String(tick)));
   const beside = data.jobs.map((job) => { const { n_zero: zero } = job.histograms[column]; return zero ? `${job.job}: ${whole(zero)} at 0` : null; }).filter(Boolean);
   return el("figure", { class: "small-figure" },
     el("figcaption", { class: "above" }, NAMES[column]),
@@ -95,7 +95,7 @@ function listing(name, [sort, order]) {
     const items = rows.map((row) => brief(name, row));
     list.replaceChildren(...items.map((item) => item.root));
     if (!items.length) list.replaceChildren(el("li", { class: "none" }, "none fires on D"));
-    for (const item of items) await item.load();
+    await Promise.all(items.map((item) => item.load()));
   }, (error) => list.replaceChildren(el("li", { class: "absent" }, error.message)));
   return el("section", { "aria-label": name }, el("h2", {}, el("i", { class: `swatch swatch-${jobOf(name).slot}`, "aria-hidden": "true" }), name), list);
 }

@@ -61,7 +61,7 @@ function nearestPanel(link) {
   const panel = el("section", { class: "beside", "aria-label": "Nearest latent of g" },
     el("h2", {}, "Nearest in g: ", title, el("small", {}, ` cosine ${Number(link.value.toPrecision(3))}`)), box);
   get(address(link.job, link.latent)).then(
-    (data) => box.replaceChildren(card(data, openFrom(link.job, link.latent))),
+    (data) => box.replaceChildren(card(data, openFrom(link.job, link.latent), true)),
     (error) => box.replaceChildren(el("p", { class: "absent" }, error.message)));
   return panel;
 }

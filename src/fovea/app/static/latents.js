@@ -2,7 +2,7 @@
 
 import { get, send } from "./api.js";
 import { COLUMNS, filters } from "./filters.js";
-import { density, el, show, times, visible, whole } from "./render.js";
+import { density, el, times, visible, whole } from "./render.js";
 import { href, isSelected, jobOf, say, state, toggleSelected } from "./state.js";
 
 const PER_CHUNK = 100;
@@ -77,7 +77,7 @@ class Table {
       if (turn !== this.turn) return;
       this.total = first.total;
       this.at = Math.min(this.at, this.total - 1);
-      this.count.replaceChildren(`${whole(first.total)} of ${whole(state.run.n_latents)} latents`, first.search_progress < 1 && state.query.get("q") ? ` (text of ${Math.floor(100 * first.search_progress)}% of them is searched so far)` : "");
+      this.count.replaceChildren(`${whole(first.total)} of ${whole(state.run.n_latents)} latents${counted()}`, first.search_progress < 1 && state.query.get("q") ? ` (text of ${Math.floor(100 * first.search_progress)}% of them is searched so far)` : "");
       this.root.setAttribute("aria-rowcount", this.total + 1);
       this.body.replaceChildren();
       this.rows.clear();
@@ -191,19 +191,28 @@ class Table {
   }
 }
 
+/** How many tokens the densities are counted on, where that is the same for all SAEs. */
+function counted() {
+  const totals = ["n_tokens_domain", "n_tokens_general"].map((name) => [...new Set(state.run.jobs.map((job) => job[name]))]);
+  if (totals.some((found) => found.length !== 1 || found[0] === null)) return "";
+  return `, counted on ${whole(totals[0][0])} tokens of D and ${whole(totals[1][0])} of general text`;
+}
+
 function cells([job, latent, onD, onGeneral, ratio, isBound, decoder, encoder, nearest], [, note]) {
   const about = state.run.jobs[job];
   const cell = (area, ...children) => el("span", { role: "cell", class: `cell ${area}` }, children);
+  const rare = (n, total) => (n === 0 && total ? el("span", { class: "none" }, "none") : density(n, total));
+  const cosine = (value) => (value === null ? "\u2013" : value.toFixed(2));
   const of = (n, total) => (n === null || !total ? null : `${whole(n)} of ${whole(total)} tokens`);
   const number = (area, text, label, title) => el("span", { role: "cell", class: `cell ${area}`, "data-label": label, title }, text);
   return [
     cell("job", el("i", { class: `swatch swatch-${about.slot}`, "aria-hidden": "true" }), about.name),
     cell("latent", el("a", { href: href(about.name, latent) }, `#${latent}`)),
-    number("dd", density(onD, about.n_tokens_domain), "D", of(onD, about.n_tokens_domain)),
-    number("dg", density(onGeneral, about.n_tokens_general), "general", of(onGeneral, about.n_tokens_general)),
-    number("ratio", times(ratio, isBound), "ratio"),
-    number("nd", show(decoder, 2), "cos dec"),
-    number("ne", show(encoder, 2), "cos enc"),
+    number("dd", rare(onD, about.n_tokens_domain), "D", of(onD, about.n_tokens_domain)),
+    number("dg", rare(onGeneral, about.n_tokens_general), "gen", of(onGeneral, about.n_tokens_general)),
+    number("ratio", times(ratio, isBound), ""),
+    number("nd", cosine(decoder), "cos"),
+    number("ne", cosine(encoder), ""),
     cell("near", nearest !== null && about.general_job && jobOf(about.general_job) ? el("a", { href: href(about.general_job, nearest) }, `g #${nearest}`) : "\u2013"),
     cell("mark", el("span", { class: "flag", "aria-hidden": "true" }, "\u2691"), el("span", { class: "note-start" }, visible(note))),
   ];

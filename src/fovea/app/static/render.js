@@ -69,23 +69,26 @@ export function density(n, total) {
   if (n === null || !total) return "\u2013";
   if (n === 0) return `0 of ${whole(total)}`;
   const share = (100 * n) / total;
-  return `${share >= 0.01 ? Number(share.toPrecision(3)) : share.toExponential(1)}%`;
+  return `${share >= 0.01 ? share.toPrecision(3) : share.toExponential(1)}%`;
 }
 
 /** A ratio of densities; a bound where the latent never fired on general text. */
 export function times(value, isBound) {
   if (value === null || value === undefined) return "\u2013";
-  const text = value >= 1000 ? whole(Math.round(value)) : String(Number(value.toPrecision(3)));
+  const text = value >= 1000 ? whole(Math.round(value)) : value >= 0.01 || value === 0 ? value.toPrecision(3) : value.toExponential(1);
   return `${isBound ? "\u2265\u202f" : ""}${text}\u00d7`;
 }
 
-/** The whole card of a latent. `open` says how to reach other latents and more of a context; without it, text alone. */
-export function card(data, open = {}) {
+/**
+ * The whole card of a latent. `open` says how to reach other latents and more of a context; without it, text alone.
+ * With `isBrief`, all but the largest activations are folded away.
+ */
+export function card(data, open = {}, isBrief = false) {
   const most = Math.max(0, ...data.evidence.map((each) => each.max_activation ?? 0));
   return el("div", { class: "card" },
     facts(data, most),
     scaleLegend(data, most),
-    el("div", { class: "corpora" }, data.evidence.map((each, i) => corpus(data, each, i, most, open))),
+    el("div", { class: "corpora" }, data.evidence.map((each, i) => corpus(data, each, i, { most, open, isBrief }))),
     relations(data, open));
 }
 
@@ -118,7 +121,7 @@ function toggleScale(event) {
   event.currentTarget.setAttribute("aria-pressed", String(isOwn));
 }
 
-function corpus(data, each, index, most, open) {
+function corpus(data, each, index, { most, open, isBrief }) {
   const title = each.role === "domain" ? "On D" : "On general text";
   const words = `${each.corpus}, ${each.split}: ${whole(each.n_tokens)} tokens of ${whole(each.n_documents)} documents`;
   const head = [el("h2", {}, title), el("p", { class: "source" }, visible(words))];
@@ -127,13 +130,14 @@ function corpus(data, each, index, most, open) {
       el("p", { class: "silent" }, `Did not activate in ${whole(each.n_tokens)} tokens.`,
         el("small", {}, `Its density here is below ${show((3 / each.n_tokens) * 100, 2)}% (95%).`)));
   }
+  const groups = each.groups.map((group, g) => group.examples.length ? el("div", { class: "group" },
+    el("h3", {}, groupName(group)),
+    el("ol", { class: "examples" }, group.examples.map((example, e) => exampleItem(example, {
+      most, own: each.max_activation, more: open.context ? () => open.context(index, g, e) : null })))) : null).filter(Boolean);
   const tallest = Math.max(1, ...data.evidence.flatMap((other) => other.histogram));
   return el("section", { class: "corpus", "aria-label": title }, head,
     histogram(each.histogram, { most, tallest, title: `Firings by activation, ${title.toLowerCase()}` }),
-    each.groups.map((group, g) => group.examples.length ? el("div", { class: "group" },
-      el("h3", {}, groupName(group)),
-      el("ol", { class: "examples" }, group.examples.map((example, e) => exampleItem(example, {
-        most, own: each.max_activation, more: open.context ? () => open.context(index, g, e) : null })))) : null));
+    isBrief ? [groups.slice(0, 1), groups.length > 1 ? el("details", {}, el("summary", {}, "by rank of the firing"), groups.slice(1)) : null] : groups);
 }
 
 function groupName(group) {
