@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
 
+from fovea.features.files import Paths
 from tests.features.made import make
 
 HOSTILE = (
@@ -31,11 +33,24 @@ METHOD_JOBS = ("ssae-batch_topk-k16-s0", "direct-batch_topk-k16-s0")
 TITLE = "</title><script>alert(1)</script>"
 
 
+def _keep_the_longest_in_one_context(run: Path) -> None:
+    """A megabyte at each of a thousand places would test patience."""
+    longest = 3 + 2 + len(HOSTILE) - 1
+    for corpus in ("words", "general"):
+        path = Paths.of(run).contexts(corpus)
+        tensors = load_file(path)
+        rest = tensors["tokens"][1:]
+        rest[rest == longest] = 3
+        tensors["tokens"][0, :2] = longest
+        save_file(tensors, path)
+
+
 def make_hostile(folder: Path) -> Path:
     """A run whose tokens, name, a job and documents are hostile."""
     jobs = {"g": 40, **dict.fromkeys(METHOD_JOBS, 32), HOSTILE_JOB: 8}
     run = make(folder, jobs=jobs, words=("cell", "river", *HOSTILE))
     (run / "experiment.toml").write_text(f"name = {json.dumps(TITLE)}\n")
+    _keep_the_longest_in_one_context(run)
     for path in (run / "features").glob("contexts-*.json"):
         ids = json.loads(path.read_text())["document_ids"]
         ids[::2] = [HOSTILE[i % (len(HOSTILE) - 1)] for i in range(len(ids[::2]))]

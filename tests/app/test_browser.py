@@ -1,6 +1,7 @@
 """The explorer in a real Chromium: explore, filter, sort, compare, note, export, by mouse and by keyboard alone."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fovea.features.read import Features
 pytestmark = pytest.mark.browser
 SSAE, DIRECT = "ssae-batch_topk-k16-s0", "direct-batch_topk-k16-s0"
 ROW = ".rows .line"
+PAGES = ("/", f"/latents/{SSAE}/1", "/compare", f"/compare?a={SSAE}/1&b=g/2", "/prompt", "/export")
 
 
 @pytest.fixture
@@ -46,9 +48,17 @@ def numbers(texts: list[str]) -> list[float]:
     return [float(re.sub(r"[^0-9.e-]", "", text)) for text in texts if re.search(r"\d", text)]
 
 
+def until(page: Any, condition: str, value: Any = None) -> None:
+    """Wait until a function of the page is true; Playwright's own way needs eval, which our policy refuses."""
+    deadline = time.monotonic() + 15
+    while not page.evaluate(condition, value):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.03)
+
+
 def total(page: Any, text: str) -> None:
     """Wait until the table counts so many latents."""
-    page.wait_for_function("text => document.querySelector('.count').textContent.startsWith(text)", arg=text)
+    until(page, "text => document.querySelector('.count')?.textContent.startsWith(text)", text)
 
 
 def test_the_link_signs_in_and_leaves_no_token_behind(page: Any) -> None:
@@ -73,7 +83,7 @@ def test_a_heading_sorts_descending_then_ascending(page: Any) -> None:
     for order, sign in (("descending", -1), ("ascending", 1)):
         page.click("[data-column=novelty_decoder] button")
         page.wait_for_selector(f"[data-column=novelty_decoder][aria-sort={order}]")
-        page.wait_for_function("document.querySelectorAll('.rows .line .nd').length > 15")
+        until(page, "() => document.querySelectorAll('.rows .line .nd').length > 15")
         values = numbers(column(page, "nd"))
         assert values == sorted(values, key=lambda value: sign * value)
         assert f"order={order}" in page.url
@@ -87,8 +97,8 @@ def test_search_jobs_show_and_bounds_narrow_the_table_and_are_in_the_address(pag
     page.select_option("select[aria-label='Which latents']", "domain")
     page.click("summary:has-text('Bounds')")
     page.fill("input[name=min-novelty_decoder]", "0.25")
-    page.wait_for_function("location.search.includes('min-novelty_decoder=0.25')")
-    page.wait_for_function("!document.querySelector('.count').textContent.startsWith('48')")
+    until(page, "() => location.search.includes('min-novelty_decoder=0.25')")
+    until(page, "() => !document.querySelector('.count').textContent.startsWith('48')")
     assert set(column(page, "job")) == {SSAE}
     assert min(numbers(column(page, "nd"))) >= 0.25
     shown = column(page, "latent")
@@ -121,9 +131,9 @@ def test_the_keyboard_alone_explores(page: Any) -> None:
     page.wait_for_selector(".feature-page .facts")
     assert page.url.endswith(place)
     page.keyboard.press("j")
-    page.wait_for_function("place => !location.pathname.endsWith(place)", arg=place)
+    until(page, "place => !location.pathname.endsWith(place)", place)
     page.keyboard.press("k")
-    page.wait_for_function("place => location.pathname.endsWith(place)", arg=place)
+    until(page, "place => location.pathname.endsWith(place)", place)
     page.keyboard.press("Escape")
     page.wait_for_selector(f"{ROW} .latent")
     page.keyboard.press("/")
@@ -136,7 +146,6 @@ def test_the_keyboard_alone_explores(page: Any) -> None:
     page.wait_for_selector("dialog", state="detached")
     page.keyboard.press("g")
     page.select_option("dialog select", DIRECT)
-    page.keyboard.press("Tab")
     page.keyboard.type("7")
     page.keyboard.press("Enter")
     page.wait_for_selector(f"h1:has-text('{DIRECT} #7')")
@@ -147,7 +156,7 @@ def test_the_keyboard_alone_explores(page: Any) -> None:
 def test_moving_past_the_view_scrolls_with_the_cursor(page: Any) -> None:
     for _ in range(60):
         page.keyboard.press("j")
-    page.wait_for_function("document.activeElement.getAttribute('aria-rowindex') === '61'")
+    until(page, "() => document.activeElement.getAttribute('aria-rowindex') === '61'")
     box = page.evaluate("document.activeElement.getBoundingClientRect().toJSON()")
     assert 0 < box["top"] < 880
 
@@ -175,7 +184,7 @@ def test_a_latent_shows_both_texts_on_one_scale(page: Any, run: Path) -> None:
     shown = own.locator(".corpus").first.locator(".example .times").all_inner_texts()
     assert shown == [f"\u00d7{n}" for n in duplicates if n > 1]
     assert "linear approximation" in page.inner_text(".relations")
-    assert page.locator(".beside h2").inner_text().startswith("Nearest in g: g #")
+    assert page.locator(".beside > h2").inner_text().startswith("Nearest in g: g #")
 
 
 def test_the_tooltip_is_text_and_a_click_shows_the_whole_context(page: Any) -> None:
@@ -232,14 +241,14 @@ def test_two_methods_are_compared(page: Any) -> None:
     assert page.locator(".distribution").count() == 5
     page.select_option("select[aria-label='First SAE']", SSAE)
     page.select_option("select[aria-label='Second SAE']", "g")
-    page.wait_for_function("new URLSearchParams(location.search).get('b') === 'g'")
+    until(page, "() => new URLSearchParams(location.search).get('b') === 'g'")
     page.wait_for_selector(".pair h2:has-text('g')")
     heads = page.locator("thead th").all_inner_texts()
     assert heads[1:] == [SSAE, "g"]
     page.wait_for_selector(".briefs .tok")
     page.locator(".briefs a").first.click()
     page.wait_for_selector(".feature-page")
-    page.click("text=Compare >> nth=1")
+    page.click(".actions >> text=Compare")
     page.wait_for_selector(".latents-compared .card >> nth=1")
 
 
@@ -285,19 +294,13 @@ def test_the_csv_link_carries_the_filter(page: Any) -> None:
     total(page, f"{len(lines) - 1} of")
 
 
-@pytest.mark.parametrize("width", [360, 390, 768, 1280])
-@pytest.mark.parametrize("path", ["/", f"/latents/{SSAE}/1", "/compare", f"/compare?a={SSAE}/1&b=g/2", "/prompt", "/export"])
-def test_no_width_scrolls_sideways(page: Any, width: int, path: str) -> None:
-    page.set_viewport_size({"width": width, "height": 844})
+@pytest.mark.parametrize("path", PAGES)
+def test_no_width_scrolls_sideways_and_everything_has_a_name(page: Any, path: str) -> None:
     page.goto(page.host + path)
     page.wait_for_selector("main h1", state="attached")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.parametrize("path", ["/", f"/latents/{SSAE}/1", "/compare", "/prompt", "/export"])
-def test_everything_that_can_be_used_has_a_name(page: Any, path: str) -> None:
-    page.goto(page.host + path)
-    page.wait_for_selector("main h1", state="attached")
+    for width in (360, 390, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, a[href], input, select, textarea, svg[role=img]')]
         .filter(e => e.offsetParent !== null || e.tagName === 'svg')

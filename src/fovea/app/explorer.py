@@ -28,7 +28,7 @@ from fovea.features.words import latent_words
 
 MAX_NOTE = 4000
 MAX_EXPORT = 200
-MAX_TEXT = 4000
+MAX_TEXT = 2000
 Mask = NDArray[np.bool_]
 
 

@@ -21,6 +21,8 @@ N_EXAMPLES = 8
 "Examples of each corpus whose text is read."
 AROUND = 6
 "Tokens on each side of a peak."
+MAX_BYTES = 200
+"Of one token; what comes after is not found."
 _BATCH = 2048
 
 
@@ -69,10 +71,10 @@ def _windows(batch: Any) -> _Windows:
 def _around(contexts: dict[str, NDArray[Any]], context: int, peak: int, vocabulary: Vocabulary) -> str:
     number = int(np.searchsorted(contexts["numbers"], context))
     ids = contexts["tokens"][number, max(0, peak - AROUND) : peak + AROUND + 1].tolist()
-    return b"".join([vocabulary.tokens[i] for i in ids]).decode(errors="replace")
+    return b"".join([vocabulary.tokens[i][:MAX_BYTES] for i in ids]).decode(errors="replace")
 
 
 def _promoted(path: Path, vocabulary: Vocabulary) -> Iterator[str]:
     for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH, columns=["promoted_ids"]):
         for ids in batch.column(0).to_pylist():
-            yield " ".join(vocabulary.tokens[i].decode(errors="replace") for i in ids)
+            yield " ".join(vocabulary.tokens[i][:MAX_BYTES].decode(errors="replace") for i in ids)

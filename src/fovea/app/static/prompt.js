@@ -4,10 +4,11 @@ import { send } from "./api.js";
 import { el, show, tokens, visible, whole } from "./render.js";
 import { href, jobOf, say, state } from "./state.js";
 
+const N_SHOWN = 12;
 const kept = { text: "", answer: null };
 
 export async function promptPage(go) {
-  const field = el("textarea", { rows: "4", maxlength: "4000", "aria-label": "Text", placeholder: "Text for the language model (Ctrl+Enter runs it)" });
+  const field = el("textarea", { rows: "4", maxlength: "2000", "aria-label": "Text", placeholder: "Text for the language model (Ctrl+Enter runs it)" });
   field.value = new URLSearchParams(window.location.hash.slice(1)).get("text") ?? kept.text;
   const fault = el("p", { class: "absent", role: "alert", hidden: true });
   const out = el("div", { class: "fired" });
@@ -64,9 +65,10 @@ function shown(answer) {
   };
 
   const saeRow = (job, j) => {
-    const fired = job.fired[at];
+    const all = job.fired[at];
+    const fired = all.slice(0, N_SHOWN);
     return el("section", { class: "sae", "aria-label": job.job },
-      el("h3", {}, el("i", { class: `swatch swatch-${jobOf(job.job)?.slot ?? 8}`, "aria-hidden": "true" }), job.job, el("small", {}, ` ${whole(job.n_fired[at])} fire${job.n_fired[at] > fired.length ? `, the ${fired.length} largest shown` : ""}`)),
+      el("h3", {}, el("i", { class: `swatch swatch-${jobOf(job.job)?.slot ?? 8}`, "aria-hidden": "true" }), job.job, el("small", {}, ` ${whole(all.length)} fire${all.length > fired.length ? `, the ${fired.length} largest shown` : ""}`)),
       el("ul", { class: "chips" }, fired.map(([latent, value]) => {
         const isOn = coloured?.[0] === j && coloured[1] === latent;
         return el("li", {}, el("button", { type: "button", class: "chip-button", "aria-pressed": String(isOn), onclick: () => { coloured = isOn ? null : [j, latent]; draw(); } }, `#${latent}`, el("span", { class: "amount" }, show(value))), el("a", { href: href(job.job, latent), "aria-label": `Open ${job.job} #${latent}` }, "\u2197"));
