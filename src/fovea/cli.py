@@ -132,6 +132,22 @@ def report(folder: Run) -> None:
 
 @app.command()
 @_guarded
+def features(
+    folder: Run,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of each corpus, in place of the run's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace evidence of other settings or SAEs.")] = False,
+) -> None:
+    """Collect what each latent of a finished run fires on, on D and on general text.
+
+    Example: `fovea features runs/demo --tokens 100000 --force`
+    """
+    from fovea.experiment.features import features_of_run
+
+    typer.echo(features_of_run(folder, tokens=tokens, force=force))
+
+
+@app.command()
+@_guarded
 def show(
     sae: Annotated[str, typer.Argument(help="Folder, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
 ) -> None:

@@ -27,7 +27,7 @@ from fovea.errors import RunError
 FORMAT = 1
 ROWS_PER_GROUP = 32
 "Rows of evidence.parquet that are read to show one of them."
-MAKE_AGAIN = "make it again with `fovea features RUN`"
+MAKE_AGAIN = "make it again with `fovea features RUN --force`"
 
 Ints = NDArray[np.int64]
 Role = Literal["domain", "general"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fovea.atomic import replacing
 from fovea.errors import RunError
@@ -38,8 +38,9 @@ class Vocabulary(NamedTuple):
     "The tokenizer puts a space before the first word of a document, which is not in the document."
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     """The bytes that each token of a tokenizer stands for; added tokens stand for their own spelling."""
+    assert isinstance(tokenizer, PreTrainedTokenizerFast), "a corpus cannot be tokenised without the fast form"
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     spellings: dict[int, str] = {i: token for token, i in tokenizer.get_vocab().items()}
     added = {entry["id"]: str(entry["content"]) for entry in state["added_tokens"]}
