@@ -97,6 +97,8 @@ class Shield:
                 await self.app(scope, _Replay(body, receive), send)
         except TimeoutError:
             return Refusal(504, f"no answer within {self.limits.seconds:g} seconds; ask for less")
+        except asyncio.CancelledError:  # the server was told to stop and has waited long enough
+            return Refusal(503, "the server is stopping")
         return None
 
     def _refusal(self, scope: Scope) -> Refusal | None:

@@ -98,7 +98,14 @@ function marksOf(data) {
       el("time", { datetime: note.at_utc }, note.at_utc.slice(0, 16).replace("T", " ")),
       el("button", { type: "button", class: "quiet", onclick: () => change("retract", { number: note.number }) }, "take back"))));
   };
-  const submit = async (event) => { event.preventDefault(); if (field.value.trim() && await change("note", { text: field.value })) { field.value = ""; say("note kept"); } };
+  const submit = async (event) => {
+    event.preventDefault();
+    const text = field.value;
+    if (!text.trim()) return;
+    field.value = "";
+    if (await change("note", { text })) say("note kept");
+    else if (!field.value) field.value = text;
+  };
   flag.addEventListener("click", () => change(current.flagged ? "unflag" : "flag"));
   select.addEventListener("click", () => { toggleSelected(job, latent); draw(); });
   field.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event); });
