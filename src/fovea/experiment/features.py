@@ -61,7 +61,11 @@ def features_of_run(folder: Path, *, tokens: int | None = None, force: bool = Fa
         _check_finished(config, run)
         subject = load_subject(config)
         found = materials(config, run, subject)
-        collect_features(config, run, subject, materials=found, settings=settings, replace=force)
+        try:
+            collect_features(config, run, subject, materials=found, settings=settings, replace=force)
+        except RunError:
+            remove_working_files(run)
+            raise
         remove_working_files(run)
     manifest = read_manifest(folder)
     counts = ", ".join(f"{about['n_tokens']:,} tokens of {name}" for name, about in manifest["corpora"].items())

@@ -19,6 +19,7 @@ from fovea.lm.model import LM
 _ROWS, _TOKENS = 256, 32_768
 "Block of latents and of the vocabulary: 32 MB of logits at a time."
 _RUN = 128
+"Columns whose largest is looked at before their own values are."
 
 
 class Unembedding:
@@ -55,7 +56,7 @@ def _largest(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Columns and values of the `n` largest of each row: they lie in the n runs of columns with the largest maxima."""
     n_rows, width = logits.shape
     n = min(n, width)
-    padded = nn.functional.pad(logits, (0, -width % _RUN), value=-torch.inf)
+    padded = nn.functional.pad(logits, (0, -width % _RUN), value=-torch.inf) if width % _RUN else logits
     maxima = padded.view(n_rows, -1, _RUN).amax(dim=2)
     runs = maxima.topk(min(n, maxima.shape[1]), dim=1).indices
     columns = (runs[:, :, None] * _RUN + torch.arange(_RUN)).flatten(1)

@@ -264,12 +264,15 @@ class Features:
 
     def _pieces(self, contexts: CorpusContexts, number: int, values: dict[int, float]) -> tuple[Piece, ...]:
         ids: list[int] = contexts.tokens[number].tolist()
+        texts = self._texts(contexts, number, ids)
+        return tuple(Piece(texts[place], token, values.get(place, 0.0)) for place, token in enumerate(ids))
+
+    def _texts(self, contexts: CorpusContexts, number: int, ids: list[int]) -> list[str]:
         data = [self._vocabulary.tokens[token] for token in ids]
         if self._vocabulary.added_space:
             for place in np.flatnonzero(contexts.starts[number]).tolist():
                 data[place] = data[place].removeprefix(b" ")
-        texts = pieces(data)
-        return tuple(Piece(texts[place], token, values.get(place, 0.0)) for place, token in enumerate(ids))
+        return pieces(data)
 
     def _tokens(self, ids: Sequence[int], values: Sequence[float]) -> tuple[Token, ...]:
         vocabulary = self._vocabulary.tokens
