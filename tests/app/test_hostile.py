@@ -24,7 +24,13 @@ def client(hostile_run: Path) -> Iterator[TestClient]:
 
 
 def test_text_is_only_ever_sent_as_json(client: TestClient) -> None:
-    for path in ("/api/run", "/api/latents?q=script", f"/api/latents/{HOSTILE_JOB}/1", "/api/latents/g/1", "/api/latents/x/1"):
+    for path in (
+        "/api/run",
+        "/api/latents?q=script",
+        f"/api/latents/{HOSTILE_JOB}/1",
+        "/api/latents/g/1",
+        "/api/latents/x/1",
+    ):
         answer = client.get(path)
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -68,7 +74,15 @@ def test_hostile_text_is_inert_in_every_page(browser: Any, hostile_link: str, tm
     page.goto(hostile_link)
     page.wait_for_selector(".rows .line .latent")
     job = page.evaluate("encodeURIComponent", HOSTILE_JOB)
-    for path in ("/", "/?q=script", "/latents/g/1", "/latents/g/2", f"/latents/{job}/1", f"/compare?a={job}&b=g", "/export"):
+    for path in (
+        "/",
+        "/?q=script",
+        "/latents/g/1",
+        "/latents/g/2",
+        f"/latents/{job}/1",
+        f"/compare?a={job}&b=g",
+        "/export",
+    ):
         page.goto(host + path)
         page.wait_for_selector("main h1", state="attached")
         page.wait_for_timeout(400)
@@ -107,9 +121,11 @@ def assert_inert(page: Any) -> None:
         """() => ({
             elements: document.querySelectorAll('main img, main script, main iframe, main style, main object').length,
             svg: [...document.querySelectorAll('main svg')].filter(e => !e.classList.length).length,
-            handlers: [...document.querySelectorAll('*')].filter(e => e.getAttributeNames().some(n => n.startsWith('on'))).length,
+            handlers: [...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())
+                .filter(name => name.startsWith('on')).length,
             scripts: document.scripts.length,
-            hidden: /[\\u0000-\\u0008\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\u200b]/.test(document.querySelector('main').textContent),
+            hidden: /[\\u0000-\\u0008\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\u200b]/
+                .test(document.querySelector('main').textContent),
             title: document.title,
         })"""
     )

@@ -54,7 +54,15 @@ def test_a_cookie_is_only_good_as_it_was_given(anonymous: TestClient) -> None:
     sign_in(anonymous)
     name, value = next(iter(anonymous.cookies.items()))
     subject, nonce, signature = value.split(".")
-    forged = ("owner", f"owner.{nonce}", f"admin.{nonce}.{signature}", f"{subject}.x.{signature}", f"{value}0", "..", "")
+    forged = (
+        "owner",
+        f"owner.{nonce}",
+        f"admin.{nonce}.{signature}",
+        f"{subject}.x.{signature}",
+        f"{value}0",
+        "..",
+        "",
+    )
     for cookie in forged:
         anonymous.cookies.clear()
         assert anonymous.get("/api/run", headers={"cookie": f"{name}={cookie}"}).status_code == 401, cookie
@@ -74,7 +82,8 @@ def test_a_cookie_of_one_capability_is_none_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8642", "127.0.0.1", "127.0.0.1:80", "127.0.0.1.evil.example:8642", "", "\xe9"]
+    "host",
+    ["evil.example", "evil.example:8642", "127.0.0.1", "127.0.0.1:80", "127.0.0.1.evil.example:8642", "", "\xe9"],
 )
 @pytest.mark.parametrize("path", ["/", "/assets/main.js", "/api/run", "/api/session"])
 def test_a_name_that_was_rebound_to_us_is_refused(owner: TestClient, host: str, path: str) -> None:
@@ -126,7 +135,9 @@ def test_reads_from_other_sites_are_refused_even_with_the_cookie(owner: TestClie
     assert owner.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200, "a link may open the page"
 
 
-@pytest.mark.parametrize("path", ["/", "/compare", "/latents/g/1", "/assets/main.js", "/api/run", "/nothing", "/api/no"])
+@pytest.mark.parametrize(
+    "path", ["/", "/compare", "/latents/g/1", "/assets/main.js", "/api/run", "/nothing", "/api/no"]
+)
 def test_every_answer_carries_the_headers(anonymous: TestClient, path: str) -> None:
     headers = anonymous.get(path).headers
     policy = headers["content-security-policy"]
@@ -149,7 +160,7 @@ def test_refusals_carry_the_headers_too(anonymous: TestClient) -> None:
 
 def test_pages_hold_no_inline_script_no_style_and_no_data(anonymous: TestClient) -> None:
     page = anonymous.get("/latents/g/1").text
-    assert "<script type=\"module\" src=\"/assets/main.js\"></script>" in page
+    assert '<script type="module" src="/assets/main.js"></script>' in page
     assert page.count("<script") == 1
     assert "<style" not in page
     assert " style=" not in page
@@ -168,7 +179,12 @@ def test_nothing_is_asked_of_another_machine() -> None:
 
 def test_a_large_request_is_refused_before_it_is_read(owner: TestClient) -> None:
     assert owner.post("/api/marks", json={"text": "x" * 70_000}).status_code == 413
-    assert owner.post("/api/marks", content=iter([b"x" * 40_000] * 2), headers={"content-type": "application/json"}).status_code == 413
+    assert (
+        owner.post(
+            "/api/marks", content=iter([b"x" * 40_000] * 2), headers={"content-type": "application/json"}
+        ).status_code
+        == 413
+    )
     assert owner.get("/api/run", headers={"content-length": "9" * 30}).status_code == 413
 
 
@@ -189,7 +205,18 @@ def test_other_methods_are_refused(owner: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["%2e%2e", "../notes.sqlite", "%2e%2e%2fexperiment.toml", "..%5c..%5cx", "/etc/passwd", "CON", "a" * 4000, "%00", "main.js/", "."],
+    [
+        "%2e%2e",
+        "../notes.sqlite",
+        "%2e%2e%2fexperiment.toml",
+        "..%5c..%5cx",
+        "/etc/passwd",
+        "CON",
+        "a" * 4000,
+        "%00",
+        "main.js/",
+        ".",
+    ],
 )
 def test_no_name_from_a_browser_reaches_the_disk(owner: TestClient, name: str) -> None:
     for path in (f"/assets/{name}", f"/api/latents/{name}/1", f"/api/compare?a={name}&b=g", f"/api/latents?job={name}"):

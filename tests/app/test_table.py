@@ -130,7 +130,9 @@ def test_a_page_a_search_and_a_position_agree(owner: TestClient, run: Path) -> N
     while owner.get("/api/run").json()["search_progress"] < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    found = owner.get("/api/latents", params={"q": "g river", "sort": "latent", "order": "ascending", "limit": 5}).json()
+    found = owner.get(
+        "/api/latents", params={"q": "g river", "sort": "latent", "order": "ascending", "limit": 5}
+    ).json()
     assert found["total"] > 5
     jobs = owner.get("/api/run").json()["jobs"]
     features = Features(run)

@@ -1,7 +1,7 @@
 """What the explorer's pages ask for: every endpoint, as functions of a Call.
 
 Features (evidence on disk) -> Table (columns in memory), TextIndex (words), Notes (what the owner said)
-/api/run  /api/latents  /api/position  /api/latents/JOB/N[/context]  /api/compare  /api/prompt  /api/notes  /api/export
+reads: run, latents, position, latent, context, compare, rows_as_csv; writes: mark, page, prompt
 """
 
 import threading

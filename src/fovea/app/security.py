@@ -64,10 +64,10 @@ class Refusal(NamedTuple):
 
 
 class Shield:
-    """ASGI middleware around everything: refuses what is not ours, bounds the rest, sets the headers of every response."""
+    """ASGI middleware around everything: refuses what is not ours, bounds the rest, sets every answer's headers."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], limits: Limits = Limits()) -> None:
-        self.app, self.hosts, self.limits = app, hosts, limits
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], limits: Limits | None = None) -> None:
+        self.app, self.hosts, self.limits = app, hosts, limits or Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

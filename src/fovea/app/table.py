@@ -8,7 +8,7 @@ text one firing is assumed, so its ratio is a lower bound (`is_bound`). What is 
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,7 @@ class Table:
         return order[fits[order]]
 
     def rows(self, numbers: NDArray[np.int64]) -> list[list[Any]]:
-        """Rows as json: job, latent, firings on D and on general text, ratio, whether it is a bound, novelty, nearest."""
+        """Rows as json: job, latent, firings on D and on general text, ratio, is it a bound, novelty, nearest."""
         c = self.columns
         wanted = ("job", "latent", "n_fired_domain", "n_fired_general", "ratio", "is_bound", *_MEASURED)
         cut = [c[name][numbers].tolist() for name in wanted]
