@@ -20,7 +20,7 @@ from fovea.app.payload import card_payload, example_payload
 from fovea.app.prompting import Prompter
 from fovea.app.query import Query, read_page, read_query
 from fovea.app.run import describe_run, ordered_jobs
-from fovea.app.table import Table
+from fovea.app.table import COUNTS, Table
 from fovea.app.textsearch import TextIndex
 from fovea.errors import ConfigError, UnknownReferenceError
 from fovea.features.read import Card, Features
@@ -160,7 +160,9 @@ class Explorer:
         row = self._row(job, str(latent))
         card = self._read(row)
         payload = card_payload(card) if around == -1 else card_payload(card, around=around)
+        counts = {name: self.table.columns[name][row] for name in COUNTS}
         return payload | {
+            "counts": {name: None if np.isnan(value) else int(value) for name, value in counts.items()},
             "row": self.table.rows(np.array([row]))[0],
             "slot": self.about["jobs"][int(self.table.columns["job"][row])]["slot"],
             "marks": _marks(self.notes.of(*self.table.place(row))),

@@ -19,7 +19,7 @@ from fovea.errors import UnknownReferenceError
 
 Column = NDArray[Any]
 Mask = NDArray[np.bool_]
-_COUNTS = ("n_fired_domain", "n_tokens_domain", "n_fired_general", "n_tokens_general")
+COUNTS = ("n_fired_domain", "n_tokens_domain", "n_fired_general", "n_tokens_general")
 _MEASURED = ("novelty_decoder", "novelty_encoder", "nearest_general")
 
 
@@ -34,7 +34,7 @@ class Table:
             "job": np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
             "latent": np.concatenate([np.asarray(t["latent"], np.int64) for t in jobs.values()] or [np.zeros(0)]),
         }
-        for name in (*_COUNTS, *_MEASURED):
+        for name in (*COUNTS, *_MEASURED):
             self.columns[name] = np.concatenate([_floats(t, name) for t in jobs.values()] or [np.zeros(0)])
         self._derive()
         self._orders: dict[str, Column] = {}

@@ -22,6 +22,8 @@ export async function promptPage(go) {
     try {
       kept.text = field.value;
       kept.answer = await send("/api/prompt", { text: field.value });
+      const order = (each) => state.run.jobs.findIndex((job) => job.name === each.job);
+      kept.answer.jobs.sort((a, b) => order(a) - order(b));
       out.replaceChildren(shown(kept.answer));
       say(`${kept.answer.texts.length} tokens`);
     } catch (error) {

@@ -33,7 +33,7 @@ export function visible(text, breaks = false) {
   for (const match of text.matchAll(HIDDEN)) {
     if (match.index > from) nodes.push(text.slice(from, match.index));
     const code = match[0].codePointAt(0);
-    nodes.push(el("span", { class: "code", title: name(code) }, sign(code)));
+    nodes.push(el("span", { class: code === 10 || code === 9 ? "blank" : "code", title: name(code) }, sign(code)));
     if (breaks && code === 10) nodes.push("\n");
     from = match.index + match[0].length;
   }
@@ -69,7 +69,7 @@ export function density(n, total) {
   if (n === null || !total) return "\u2013";
   if (n === 0) return `0 of ${whole(total)}`;
   const share = (100 * n) / total;
-  return `${share >= 0.01 ? share.toPrecision(3) : share.toExponential(1)}%`;
+  return `${share >= 1e-5 ? share.toPrecision(share >= 0.01 ? 3 : 2) : share.toExponential(1)}%`;
 }
 
 /** A ratio of densities; a bound where the latent never fired on general text. */
@@ -93,17 +93,22 @@ export function card(data, open = {}, isBrief = false) {
 }
 
 function facts(data, most) {
-  const [, , , , ratio, isBound] = data.row;
   const of = (role) => data.evidence.find((each) => each.role === role);
   const fact = (term, value, hint) => el("div", {}, el("dt", {}, term), el("dd", {}, value, hint ? el("small", {}, hint) : null));
   const on = (each) => each ? [density(each.n_fired, each.n_tokens), `${whole(each.n_fired)} of ${whole(each.n_tokens)} tokens`] : ["\u2013", "not read"];
-  return el("dl", { class: "facts" },
-    fact("density on D", ...on(of("domain"))),
-    fact("density on general text", ...on(of("general"))),
+  const [domain, general] = [of("domain"), of("general")];
+  const isBound = Boolean(general) && general.n_fired === 0 && domain.n_fired > 0;
+  const ratio = domain && general && domain.n_fired + general.n_fired > 0 ? (domain.n_fired / domain.n_tokens) / (Math.max(1, general.n_fired) / general.n_tokens) : null;
+  const measured = data.counts;
+  const isSame = !measured || (measured.n_tokens_domain === domain?.n_tokens && measured.n_tokens_general === (general?.n_tokens ?? null));
+  return [el("dl", { class: "facts" },
+    fact("density on D", ...on(domain)),
+    fact("density on general text", ...on(general)),
     fact("ratio", times(ratio, isBound), isBound ? "a lower bound: never fired on general text" : "D to general text"),
     fact("cosine with g, decoder", show(data.novelty_decoder), "largest; low is new"),
     fact("cosine with g, encoder", show(data.novelty_encoder), "largest; low is new"),
-    fact("largest activation", most ? show(most) : "\u2013", "raw units"));
+    fact("largest activation", most ? show(most) : "\u2013", "raw units")),
+  isSame ? null : el("p", { class: "hint" }, `The table counts other text: ${density(measured.n_fired_domain, measured.n_tokens_domain)} of ${whole(measured.n_tokens_domain ?? 0)} tokens of D, ${density(measured.n_fired_general, measured.n_tokens_general)} of ${whole(measured.n_tokens_general ?? 0)} of general text, ratio ${times(data.row[4], data.row[5])}.`)];
 }
 
 function scaleLegend(data, most) {
@@ -186,7 +191,9 @@ export function tokens(example, { most, own, breaks = false, peak = example.peak
     const classes = ["tok"];
     if (shade(most)) classes.push(`s${shade(most)}`, `p${shade(own)}`);
     if (i === peak) classes.push("peak");
-    const element = el("span", { class: classes.join(" ") }, visible(text, breaks));
+    const word = text.trimStart() ? text.length - text.trimStart().length : 0; // the space before a word stays bare
+    const lead = /^ *$/.test(text.slice(0, word)) ? text.slice(0, word) : "";
+    const element = el("span", { class: classes.join(" ") }, lead, el("span", { class: "in" }, visible(text.slice(lead.length), breaks)));
     about.set(element, [`\u201c${plain(text)}\u201d`, `token ${example.ids[i]}`, value > 0 ? `activation ${show(value)}` : "does not fire", example.document ? plain(example.document) : null]);
     return element;
   });
