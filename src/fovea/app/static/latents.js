@@ -83,6 +83,7 @@ class Table {
       this.rows.clear();
       this.view.scrollTop = 0;
       this.draw();
+      if (first.search_progress < 1 && state.query.get("q")) setTimeout(() => { if (turn === this.turn && this.view.scrollTop === 0 && this.at < 0) this.ask(); }, 1500);
     } catch (error) {
       if (turn !== this.turn) return;
       this.total = 0;
