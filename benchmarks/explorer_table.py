@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from starlette.testclient import TestClient  # noqa: E402
+from tests.features.made import make  # noqa: E402
 
 from fovea.app.security import CSRF_HEADER  # noqa: E402
 from fovea.app.server import Place, build  # noqa: E402
-from tests.features.made import make  # noqa: E402
 
 BASE = "http://127.0.0.1:8642"
 QUERIES = {
@@ -35,11 +35,8 @@ def main() -> None:
     """Make a run, open the app in process, ask."""
     n_latents = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            "g": n_latents // 2,
-            "ssae-batch_topk-k16-s0": n_latents // 4,
-            "direct-batch_topk-k16-s0": n_latents // 4,
-        }
+        sizes = {"g": 2, "ssae-batch_topk-k16-s0": 4, "direct-batch_topk-k16-s0": 4}
+        parts = {job: n_latents // part for job, part in sizes.items()}
         run = make(Path(folder) / "run", jobs=parts)
         began = time.perf_counter()
         app = build(run, Place(), "token")
