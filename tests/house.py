@@ -25,6 +25,7 @@ LAYERS = (
     ("rating",),
     ("report",),
     ("experiment",),
+    ("app",),
     ("api",),
     ("cli",),
 )

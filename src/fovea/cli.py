@@ -183,6 +183,34 @@ def export(
     typer.echo(export_job(folder, job, out, layout=layout, stack=stack))
 
 
+@app.command()
+@_guarded
+def serve(
+    folder: Run,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8642,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Permit a host that others can reach.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Host name that a proxy in front is reached by; repeatable.")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the link in a browser.")] = False,
+) -> None:
+    """Look at the features of a run in the browser.
+
+    Example: `fovea serve runs/demo`
+    """
+    from fovea.app.start import serve_run
+
+    serve_run(
+        folder,
+        address=(host, port),
+        names=tuple(names or ()),
+        is_remote_allowed=allow_remote,
+        say=typer.echo,
+        launch=typer.launch if open_browser else None,
+    )
+
+
 Name = Annotated[str, typer.Argument(help="Name of the study, a folder under RUN/studies.")]
 
 

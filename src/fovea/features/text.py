@@ -109,16 +109,36 @@ def pieces(tokens: Sequence[bytes]) -> list[str]:
 
     Bytes that are part of no character (a context may begin within one) show as one U+FFFD.
     """
-    if all(token.isascii() for token in tokens):
-        return [token.decode() for token in tokens]
+    found: list[str] = []
+    pending: list[bytes] = []
+    for token in tokens:
+        text = _whole(token)
+        if text:  # characters begin and end with it, so that what came before stands for itself
+            found += [*_split_pieces(pending), text]
+            pending = []
+        else:
+            pending.append(token)
+    return found + _split_pieces(pending)
+
+
+def _whole(token: bytes) -> str | None:
+    """The text of a token that is whole characters."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _split_pieces(tokens: Sequence[bytes]) -> list[str]:
+    """`pieces` where characters may be split."""
     starts = list(accumulate((len(token) for token in tokens), initial=0))
-    found = [""] * len(tokens)
+    found: list[list[str]] = [[] for _ in tokens]
     place = 0
     for text in _characters(b"".join(tokens)):
         # Several tokens may start at one byte, all but the last of them empty.
-        found[bisect_right(starts, place) - 1] += _BROKEN.sub(_REPLACEMENT, text)
+        found[bisect_right(starts, place) - 1].append(_BROKEN.sub(_REPLACEMENT, text))
         place += len(text.encode("utf-8", "surrogateescape"))
-    return found
+    return ["".join(parts) for parts in found]
 
 
 def _characters(data: bytes) -> list[str]:
