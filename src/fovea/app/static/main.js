@@ -31,6 +31,7 @@ export function go(address, { replace = false } = {}) {
 async function draw() {
   const turn = ++drawn;
   page.leave?.();
+  page = {}; // keys of the page that goes do nothing while the next one is read
   const path = window.location.pathname;
   const [match, make] = routes.map(([pattern, maker]) => [path.match(pattern), maker]).find(([found]) => found) ?? [null, null];
   for (const link of document.querySelectorAll("#pages a")) {
