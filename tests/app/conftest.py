@@ -5,11 +5,9 @@ import re
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -21,16 +19,6 @@ from tests.features.made import make
 
 TOKEN = "the-token-of-this-start"
 BASE = "http://127.0.0.1:8642"
-BROWSER_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -82,19 +70,6 @@ def serving(run: Path) -> Iterator[str]:
         status = process.wait(20)
         process.stdout.close()
     assert status == 0
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with playwright.sync_playwright() as driver:
-            launched = driver.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-            yield launched
-            launched.close()
 
 
 @pytest.fixture(scope="module")
