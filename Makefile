@@ -25,22 +25,22 @@ help:
 	@echo "Variables: PYTHON=python3.12  OUT=runs/demo  WORKERS=2 (processes that share the tests)"
 
 demo:
-	@$(SET_UP) report
+	@$(SET_UP) report,app
 	@echo "[demo] fovea demo --out $(OUT) --resume"
 	@$(BIN)/fovea demo --out "$(OUT)" --resume
 
 test:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@echo "[test] all tests: unit tests first, then the slow ones"
 	@$(PYTEST)
 
 unit:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@echo "[unit] the tests that need no model and no browser"
 	@$(PYTEST) -m "not slow and not browser"
 
 check:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@echo "[check 1/3] lint"
 	@$(BIN)/ruff check --no-cache .
 	@echo "[check 2/3] format"
@@ -49,16 +49,16 @@ check:
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@$(BIN)/ruff check --no-cache --fix .
 	@$(BIN)/ruff format --no-cache .
 
 flags:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@$(BIN)/python scripts/freeze_flags.py
 
 docs:
-	@$(SET_UP) report,dev
+	@$(SET_UP) report,app,dev
 	@$(BIN)/python scripts/write_metrics_page.py
 
 clean:

@@ -7,7 +7,10 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+_BROWSER_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _NO_CHROMIUM = "no Chromium found: on Debian or Ubuntu `apt install chromium`, or set FOVEA_CHROMIUM to one"
 _NO_SAE_LENS = "sae_lens is not installed: `.venv/bin/pip install -c constraints.txt -e .[saelens]`"
@@ -35,6 +48,20 @@ def chromium() -> str:
     if found is None:
         pytest.skip(_NO_CHROMIUM)
     return found
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    """One headless Chromium for all browser tests of a process: Playwright's sync driver allows no second one."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with playwright.sync_playwright() as driver:
+            launched = driver.chromium.launch(executable_path=chromium, args=_BROWSER_ARGUMENTS)
+            yield launched
+            launched.close()
 
 
 def pytest_report_header() -> list[str]:

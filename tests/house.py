@@ -21,8 +21,11 @@ LAYERS = (
     ("methods",),
     ("train",),
     ("eval",),
+    ("features",),
+    ("rating",),
     ("report",),
     ("experiment",),
+    ("app",),
     ("api",),
     ("cli",),
 )

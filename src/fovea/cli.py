@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+studies = typer.Typer(no_args_is_help=True, help="Rate features blind: how specific to the subject are they?")
+app.add_typer(studies, name="study")
+
 Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that the folder holds.")]
 Settings = Annotated[
@@ -134,6 +137,22 @@ def report(folder: Run) -> None:
 
 @app.command()
 @_guarded
+def features(
+    folder: Run,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of each corpus, in place of the run's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace evidence of other settings or SAEs.")] = False,
+) -> None:
+    """Collect what each latent of a finished run fires on, on D and on general text.
+
+    Example: `fovea features runs/demo --tokens 100000 --force`
+    """
+    from fovea.experiment.features import features_of_run
+
+    typer.echo(features_of_run(folder, tokens=tokens, force=force))
+
+
+@app.command()
+@_guarded
 def show(
     sae: Annotated[str, typer.Argument(help="Folder, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
 ) -> None:
@@ -162,6 +181,111 @@ def export(
     from fovea.experiment.export import export_job
 
     typer.echo(export_job(folder, job, out, layout=layout, stack=stack))
+
+
+@app.command()
+@_guarded
+def serve(
+    folder: Run,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8642,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Permit a host that others can reach.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Host name that a proxy in front is reached by; repeatable.")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the link in a browser.")] = False,
+) -> None:
+    """Look at the features of a run in the browser.
+
+    Example: `fovea serve runs/demo`
+    """
+    from fovea.app.start import serve_run
+
+    serve_run(
+        folder,
+        address=(host, port),
+        names=tuple(names or ()),
+        is_remote_allowed=allow_remote,
+        say=typer.echo,
+        launch=typer.launch if open_browser else None,
+    )
+
+
+Name = Annotated[str, typer.Argument(help="Name of the study, a folder under RUN/studies.")]
+
+
+@studies.command("new")
+@_guarded
+def new_study(
+    folder: Run,
+    name: Name,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", metavar="[NAME=]JOB,...", help="A method to compare; repeatable.")
+    ] = None,
+    raters: Annotated[
+        list[str] | None, typer.Option("--rater", metavar="NAME[:scripted]", help="Who rates; repeatable.")
+    ] = None,
+    features_per_arm: Annotated[int | None, typer.Option("--per-arm", help="Features of each arm.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="All settings (toml).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the sample and its power.")] = False,
+) -> None:
+    """Sample features, seal which is whose, and write the protocol.
+
+    Example: `fovea study new runs/demo first --arm ssae=ssae-batch_topk-k16-s0 --arm direct=direct-batch_topk-k40-s0
+    --rater ann --rater bob`
+    """
+    from fovea.rating.study import create, plan
+    from fovea.rating.words import config_of, made_text, plan_text
+
+    settings = config_of(config, arms=arms, raters=raters, features_per_arm=features_per_arm)
+    typer.echo(plan_text(plan(folder, settings)) if dry_run else made_text(create(folder, name, settings)))
+
+
+@studies.command("status")
+@_guarded
+def study_status(folder: Run, name: Name) -> None:
+    """Say how far the raters are.
+
+    Example: `fovea study status runs/demo first`
+    """
+    from fovea.rating.study import Study
+    from fovea.rating.words import status_text
+
+    typer.echo(status_text(Study.open(folder, name).status()))
+
+
+@studies.command("unblind")
+@_guarded
+def unblind_study(
+    folder: Run,
+    name: Name,
+    force_reason: Annotated[
+        str | None, typer.Option("--force", metavar="REASON", help="Before all have locked; the report says why.")
+    ] = None,
+) -> None:
+    """Open the mapping, verify it, and write the result.
+
+    Example: `fovea study unblind runs/demo first`
+    """
+    from fovea.rating.study import Study
+    from fovea.rating.words import result_text
+
+    typer.echo(result_text(Study.open(folder, name).unblind(force_reason=force_reason)))
+
+
+@studies.command("export")
+@_guarded
+def export_study(
+    folder: Run, name: Name, out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")]
+) -> None:
+    """Write all ratings as csv and json; which feature is whose, only after the unblinding.
+
+    Example: `fovea study export runs/demo first --out ratings`
+    """
+    from fovea.rating.exports import export
+    from fovea.rating.study import Study
+
+    typer.echo("\n".join(str(path) for path in export(Study.open(folder, name), out)))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@
     |-- ModelError        the lm's architecture or hook point is not supported
     |-- SAEError          weights do not fit the lm, the hook point or themselves
     |-- RunError          a run folder is taken, incomplete or does not belong to this experiment
+    |-- StudyError        a blind study cannot be made, or does not allow this step in its state
     `-- DownloadError     a package that holds an asset cannot be fetched or is damaged
 
 A message says what is wrong, the value, what is allowed and what to do. The command line prints it and exits with 2.
@@ -39,6 +40,10 @@ class SAEError(FoveaError):
 
 class RunError(FoveaError):
     """A run folder is taken, incomplete or belongs to another experiment."""
+
+
+class StudyError(FoveaError):
+    """A blind study cannot be made, or does not allow this step in its state."""
 
 
 class DownloadError(FoveaError):

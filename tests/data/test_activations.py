@@ -61,6 +61,7 @@ def test_chunks_hold_each_row_that_counts_once_with_its_document_and_position(pa
     torch.testing.assert_close(found[0], expected.x)
     assert torch.equal(found[1], expected.documents)
     assert torch.equal(found[2], expected.positions)
+    assert torch.equal(found[3], expected.contexts)
     assert (found[1] >= 0).all()
     assert (found[2] >= 1).all()
     assert chunks.n_chunks == -(-packed.n_contexts // 6)

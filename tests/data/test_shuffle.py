@@ -22,7 +22,7 @@ class Numbered:
     def chunk(self, index: int) -> Chunk:
         self.n_chunks_made += 1
         numbers = torch.arange(self.lengths[index]) + sum(self.lengths[:index])
-        return Chunk(torch.stack([numbers, -numbers], dim=1).float(), numbers, numbers * 2)
+        return Chunk(torch.stack([numbers, -numbers], dim=1).float(), numbers, numbers * 2, numbers)
 
 
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any)

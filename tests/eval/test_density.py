@@ -9,7 +9,7 @@ from fovea.eval.density import count_firing, density_bound, load_counts, median_
 
 
 def chunk(x: torch.Tensor, documents: list[int]) -> Chunk:
-    return Chunk(x, torch.tensor(documents), torch.arange(len(x)))
+    return Chunk(x, torch.tensor(documents), torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64))
 
 
 X = torch.tensor([[1.0, -1.0, 0.0], [2.0, 0.0, 0.0], [0.5, 3.0, 0.0], [-1.0, -2.0, 0.0]])

@@ -1,6 +1,5 @@
 """The page in a real Chromium: sorting, themes, tabs, no overflow, no complaint."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,30 +7,6 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.browser
-
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with playwright.sync_playwright() as driver:
-            launched = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-            yield launched
-            launched.close()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class PlantedChunks:
             x = x + self._draw(N_DOMAIN, 0.67 / N_DOMAIN, generator) @ self.truth.domain
         x = x + 0.01 * torch.randn(self.rows, D_IN, generator=generator)
         position = torch.arange(self.rows)
-        return Chunk(x, position // 64, position % 64)
+        return Chunk(x, position // 64, position % 64, position // 64)
 
     def _draw(self, n: int, probability: float, generator: torch.Generator) -> Float[Tensor, "tokens n"]:
         fires = torch.rand(self.rows, n, generator=generator) < probability

@@ -1,6 +1,6 @@
 """Rows of activations: the lm on packed contexts, and the one place that says which tokens count.
 
-    PackedTokens.batch --> lm.activations at the hook point --> TokenFilter.keep --> Chunk(x, documents, positions)
+    PackedTokens.batch --> lm.activations at the hook point --> TokenFilter.keep --> Chunk
 
 Chunk i is a function of i alone: the same contexts in batches of the same shape, whoever asks and in whatever order.
 """
@@ -77,15 +77,17 @@ class Chunk(NamedTuple):
     x: Float[Tensor, "tokens d_in"]
     documents: Int64[Tensor, " tokens"]
     positions: Int64[Tensor, " tokens"]
+    contexts: Int64[Tensor, " tokens"]
+    "Number of the context in its split."
 
 
 def rows_of(batch: TokenBatch, x: Float[Tensor, "batch pos d_in"], token_filter: TokenFilter) -> Chunk:
-    """The rows of x that count, with their documents and positions; x as the lm gives it, so finite."""
+    """The rows of x that count, contexts numbered from 0 in the batch; x as the lm gives it, so finite."""
     kept = token_filter.keep(batch.tokens, x)
     rows, kept = x[kept], kept.cpu()
     documents = batch.documents[kept]
     assert bool((documents >= 0).all()), "a BOS or separator passed the filter"
-    return Chunk(rows, documents, batch.positions[kept])
+    return Chunk(rows, documents, batch.positions[kept], kept.nonzero()[:, 0])
 
 
 @torch.no_grad()
@@ -160,6 +162,7 @@ class ActivationChunks:
             "tokens": self.packed.fingerprint,
             "filter": self.token_filter.to_dict(),
             "contexts": [self.contexts_per_chunk, self.contexts_per_batch],
+            "columns": list(Chunk._fields),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -187,10 +190,10 @@ class ActivationChunks:
             raise IndexError(f"chunk {index} of {self.n_chunks}")
         kept = self._store.get(index) if self._store else None
         if kept is not None:
-            return Chunk(kept["x"].float(), kept["documents"].long(), kept["positions"].long())
+            return Chunk(kept["x"].float(), *(kept[name].long() for name in Chunk._fields[1:]))
         made = self._made(index)
         if self._store:
-            self._store.put(index, {"x": made.x, "documents": made.documents.int(), "positions": made.positions.int()})
+            self._store.put(index, {"x": made.x} | {name: getattr(made, name).int() for name in Chunk._fields[1:]})
         return made
 
     @torch.no_grad()
@@ -200,7 +203,9 @@ class ActivationChunks:
         parts: list[Chunk] = []
         for batch in _batches(self.packed, contexts, self.contexts_per_batch):
             x = self.lm.activations(batch.tokens.to(self.lm.device), self.hook_point)
-            parts.append(rows_of(batch, x, self.token_filter))
+            rows = rows_of(batch, x, self.token_filter)
+            parts.append(rows._replace(contexts=rows.contexts + first))
+            first += len(batch.tokens)
         return Chunk(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 

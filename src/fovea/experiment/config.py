@@ -11,11 +11,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fovea.config import Config, dump_toml, load_toml, parse
 from fovea.errors import ConfigError
+from fovea.features.config import FeaturesConfig
 from fovea.methods.registry import MethodConfig
 from fovea.sae.architectures import ArchitectureConfig
 from fovea.train.job import OptimiserConfig
 
-_SWITCHES = ("general", "controls")
+_SWITCHES = ("general", "controls", "features")
 "Tables that `NAME = false` leaves out."
 
 
@@ -148,6 +149,7 @@ class ExperimentConfig(Config):
     job: tuple[JobConfig, ...] = Field(min_length=1)
     controls: ControlsConfig | None = ControlsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    features: FeaturesConfig | None = FeaturesConfig()
 
     @property
     def n_steps(self) -> int:

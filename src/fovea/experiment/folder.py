@@ -61,13 +61,10 @@ def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator
     Raises:
         RunError: the folder holds something else, another experiment, or a run in progress.
     """
-    run = RunFolder(path)
-    _refuse_foreign(run, config, resume=resume)
-    is_new = not run.experiment.exists()
+    _refuse_foreign(RunFolder(path), config, resume=resume)
+    is_new = not RunFolder(path).experiment.exists()
     path.mkdir(parents=True, exist_ok=True)
-    with _locked(path), _logging_to(run.log):
-        for leftover in path.rglob(".*.partial"):  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    with hold_run(path) as run:
         if not run.experiment.exists():
             write_text(run.experiment, config.to_toml())
         try:
@@ -86,6 +83,20 @@ def _give_back(run: RunFolder) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.experiment, run.provenance):
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_run(path: Path) -> Generator[RunFolder]:
+    """The folder of a run, locked for this process, its log open, leftovers of killed processes removed.
+
+    Raises:
+        RunError: another process is working in it.
+    """
+    run = RunFolder(path)
+    with _locked(path), _logging_to(run.log):
+        for leftover in path.rglob(".*.partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield run
 
 
 def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -> None:

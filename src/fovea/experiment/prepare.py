@@ -147,7 +147,7 @@ def materials(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dic
 def _material(
     config: ExperimentConfig, run: RunFolder, subject: Subject, *, corpus: TokenisedCorpus, keep: TokenFilter
 ) -> Material:
-    """Activations of both splits; those of the training split are remembered on disk if the experiment allows it."""
+    """Activations of both splits, remembered on disk if the experiment allows it."""
     train, heldout = (
         ActivationChunks(
             subject.lm,
@@ -161,8 +161,9 @@ def _material(
     )
     if config.train.cache_gigabytes > 0:
         max_bytes = int(config.train.cache_gigabytes * 1e9)
-        folder = run.activations / corpus.name
-        train.remember(ChunkStore(folder, key=train.key, dtype=subject.lm.dtype, max_bytes=max_bytes))
+        for chunks, folder in ((train, corpus.name), (heldout, f"{corpus.name}-heldout")):
+            store = ChunkStore(run.activations / folder, key=chunks.key, dtype=subject.lm.dtype, max_bytes=max_bytes)
+            chunks.remember(store)
     return Material(corpus, train, heldout)
 
 

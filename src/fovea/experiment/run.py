@@ -1,6 +1,7 @@
 """One experiment from settings to report; every stage is skipped where its result is already in the folder.
 
-settings -> lm, g -> tokens -> filter, scales -> train, per domain -> measure, per domain -> metrics -> report
+settings -> lm, g -> tokens -> filter, scales -> train, per domain -> measure, per domain -> metrics -> features
+-> report
 """
 
 import logging
@@ -8,38 +9,30 @@ from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from fovea.atomic import write_json
 from fovea.errors import ConfigError, RunError
-from fovea.eval.controls import ControlKind, control, control_name
 from fovea.eval.downstream import Bench
 from fovea.eval.latents import write_definitions
 from fovea.eval.matched import Comparison, write_comparisons
 from fovea.eval.records import MetricRecord, write_metrics
-from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig, load_experiment
+from fovea.experiment.config import ExperimentConfig, load_experiment
+from fovea.experiment.contenders import saved_contenders, untrained_controls
 from fovea.experiment.excluded import count_excluded
-from fovea.experiment.fit import Sources, check_sparsities, fit_domain, jobs_of, remove_working_files
+from fovea.experiment.features import collect_features
+from fovea.experiment.fit import Sources, check_sparsities, fit_domain, remove_working_files
 from fovea.experiment.folder import RunFolder, command_line, open_run, write_provenance
 from fovea.experiment.latents import measure_latents
-from fovea.experiment.measure import (
-    Contender,
-    DomainMeasurement,
-    bench_of,
-    contender_of,
-    control_of,
-    general_of,
-)
+from fovea.experiment.measure import Contender, DomainMeasurement, bench_of
 from fovea.experiment.prepare import (
-    Calibration,
     Subject,
     calibrate,
     general_provenance,
     load_subject,
     materials,
 )
-from fovea.sae.files import fingerprint, load_sae, read_sae, save_sae
+from fovea.sae.files import fingerprint, read_sae, save_sae
 
 log = logging.getLogger("fovea")
 
@@ -68,7 +61,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False)
             for domain in config.domain
         }
         controls = {
-            domain.name: _controls(config, subject, domain, calibration=sources[domain.name].calibration)
+            domain.name: untrained_controls(config, subject, domain, calibration=sources[domain.name].calibration)
             for domain in config.domain
         }
         for domain in config.domain:
@@ -78,6 +71,8 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False)
         bench = bench_of(subject, reference.token_filter, calibrate(run, reference).input.mean)
         _measure(config, run, subject, sources=sources, bench=bench, controls=controls)
         write_json(run.path / "excluded.json", count_excluded(run, {name: m.corpus for name, m in found.items()}))
+        if config.features is not None:
+            collect_features(config, run, subject, materials=found, settings=config.features, replace=True)
         remove_working_files(run)
         _finish(run)
     return run
@@ -96,7 +91,7 @@ def _measure(
     comparisons: list[Comparison] = []
     for domain in config.domain:
         own = sources[domain.name]
-        contenders = [*_contenders(config, run, subject, domain=domain), *controls[domain.name]]
+        contenders = [*saved_contenders(config, run, subject, domain=domain), *controls[domain.name]]
         measurement = DomainMeasurement(config, run, domain=domain, bench=bench, sources=own, contenders=contenders)
         found = measurement.run_parts()
         g = None if subject.general is None else subject.general.sae
@@ -105,38 +100,6 @@ def _measure(
     write_definitions(run.path / "definitions.json")
     write_comparisons(run.path / "comparisons.jsonl", comparisons)
     write_metrics(run.metrics, records)
-
-
-def _contenders(config: ExperimentConfig, run: RunFolder, subject: Subject, *, domain: DomainConfig) -> list[Contender]:
-    """g and the trained jobs as saved."""
-    found = [] if subject.general is None else [general_of(subject, domain)]
-    for name, job in jobs_of(config, domain).items():
-        sae = load_sae(str(run.saes / name)).sae
-        found.append(contender_of(name, domain, job, sae=sae, curve=_curve(config, job)))
-    return found
-
-
-def _curve(config: ExperimentConfig, job: JobConfig) -> str:
-    """Name of a job's sparsity sweep: the method, and the architecture where the method has several."""
-    kinds = {other.sae.kind for other in config.job if other.method.label == job.method.label}
-    return job.method.label if len(kinds) < 2 else f"{job.method.label} {job.sae.kind}"
-
-
-def _controls(
-    config: ExperimentConfig, subject: Subject, domain: DomainConfig, *, calibration: Calibration
-) -> list[Contender]:
-    """The untrained dictionaries; made before training, so that a k that they cannot reach is said at once."""
-    if config.controls is None:
-        return []
-    prefix = "" if len(config.domain) == 1 else f"{domain.name}-"
-    k, d_sae = config.controls.k, round(config.controls.expansion * subject.lm.d_model)
-    kinds: tuple[ControlKind, ...] = ("random", "moment")
-    found: list[Contender] = []
-    for kind in kinds:
-        generator = torch.Generator().manual_seed(config.seed)
-        sae = control(kind, calibration.rows, d_sae=d_sae, k=k, generator=generator)
-        found.append(control_of(prefix + control_name(kind, k), domain, sae=sae, seed=config.seed))
-    return found
 
 
 def _keep_general(run: RunFolder, subject: Subject) -> None:

@@ -25,6 +25,7 @@ from fovea.report.pareto import VIEWS, pareto_figure
 from fovea.report.results import results
 from fovea.report.rundata import RunData, read_run
 from fovea.report.sheets import comparisons, definitions, flat, ledger
+from fovea.report.studies import StudyView, studies
 from fovea.report.words import listing, plural
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,6 +33,7 @@ CONTENT = {
     "figure-1": "Loss recovered",
     "figure-2": "Rarity",
     "figure-3": "Novelty",
+    "studies": "Blind rating",
     "results": "Results",
     "matched": "Matched L0",
     "ledger": "Ledger",
@@ -65,7 +67,8 @@ def write_report(run: Path) -> Path:
     pareto = _draw([pareto_figure(data, view, matched=matched) for view in VIEWS], figures)
     density = _draw(_per_domain(data, "density", density_figure), figures)
     novelty = _draw(_per_domain(data, "novelty", novelty_figure), figures)
-    html = _render(data, verdicts, pareto=pareto, density=density, novelty=novelty)
+    rated = [(view, write_figure(view.figure, figures)) for view in studies(run)]
+    html = _render(data, verdicts, rated, pareto=pareto, density=density, novelty=novelty)
     path = run / "report.html"
     write_text(path, html)
     return path
@@ -83,7 +86,9 @@ def _draw(figures: list[Figure | None], folder: Path) -> list[Drawn]:
     return [write_figure(figure, folder) for figure in figures if figure is not None]
 
 
-def _render(data: RunData, verdicts: list[Verdict], **figures: list[Drawn]) -> str:
+def _render(
+    data: RunData, verdicts: list[Verdict], rated: list[tuple[StudyView, Drawn]], **figures: list[Drawn]
+) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader(TEMPLATES)
@@ -97,7 +102,8 @@ def _render(data: RunData, verdicts: list[Verdict], **figures: list[Drawn]) -> s
         style_hash=_hash(style),
         script_hash=_hash(script),
         facts=_facts(data),
-        content=CONTENT,
+        content={key: name for key, name in CONTENT.items() if rated or key != "studies"},
+        rated=rated,
         sentences=finding(data),
         verdicts=verdicts if len(verdicts) > 2 else [],
         run=data,

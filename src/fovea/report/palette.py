@@ -39,6 +39,14 @@ FIXED = {"direct": 0, "finetune": 1, "ssae": 2, "mix": 3, "extend": 4, "stitch":
 G_LOOK = Look(7, INK, "diamond", (1, 0))
 CONTROL_LOOK = Look(8, CONTROL, "cross", (1, 0))
 
+RAMP = (
+    "#e3eef8", "#d0e1f2", "#b7d4ea", "#94c4df", "#6aaed6", "#4a98c9", "#2e7ebc", "#1764ab", "#084a91", "#08306b",
+)  # fmt: skip
+"Ordered points, few to many."
+_DARK_RAMP = (
+    "#1b2a3a", "#20344a", "#26405c", "#2d4f73", "#35608c", "#4177ab", "#5b93c7", "#7eb0dc", "#a6cbea", "#cfe4f6",
+)  # fmt: skip
+
 DARK = {
     INK: "#e6e8eb",
     MUTED: "#9aa3ad",
@@ -53,6 +61,7 @@ DARK = {
     "#e69f00": "#f0b83e",
     "#56b4e9": "#8fd0f5",
     "#8a6d1b": "#c9a94e",
+    **dict(zip(RAMP, _DARK_RAMP, strict=True)),
 }
 
 

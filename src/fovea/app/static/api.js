@@ -1,0 +1,59 @@
+// Talking to the server: json by fetch, the CSRF value with every write, one place for what went wrong.
+
+let csrf = "";
+
+export class Refused extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+/** Trade the token in the fragment (if there is one) for a cookie, take it out of the address, learn the CSRF value. */
+export async function signIn() {
+  const token = new URLSearchParams(window.location.hash.slice(1)).get("t");
+  if (token) {
+    window.history.replaceState(null, "", window.location.pathname + window.location.search);
+    await send("/api/session", { token });
+  }
+  csrf = (await get("/api/session")).csrf;
+}
+
+export async function get(path, query) {
+  const address = query && [...query.keys()].length ? `${path}?${query}` : path;
+  return read(await fetch(address, { credentials: "same-origin" }));
+}
+
+export async function send(path, body) {
+  return read(await fetch(path, {
+    method: "POST",
+    credentials: "same-origin",
+    headers: { "content-type": "application/json", "x-fovea-csrf": csrf },
+    body: JSON.stringify(body),
+  }));
+}
+
+/** Keep what the server answers as a file. */
+export async function keep(response, name) {
+  const address = URL.createObjectURL(await response.blob());
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+}
+
+export async function file(path, body) {
+  const response = body === undefined ? await fetch(path) : await fetch(path, {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-fovea-csrf": csrf },
+    body: JSON.stringify(body),
+  });
+  if (!response.ok) await read(response);
+  return response;
+}
+
+async function read(response) {
+  if (response.status === 204) return null;
+  let answer = null;
+  try { answer = await response.json(); } catch { /* said below */ }
+  if (!response.ok || answer === null) throw new Refused(response.status, answer?.error ?? `the server answered ${response.status} ${response.statusText}`);
+  return answer;
+}

@@ -1,0 +1,1 @@
+"""Blind rating of features: design, sampling, sealing, the event log, and the statistics; no web code."""

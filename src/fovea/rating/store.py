@@ -1,0 +1,202 @@
+"""The study's database: what was sealed into it at creation, and an event log that only grows.
+
+    fact, rater, evidence, item   written once by `create`; then the table `closed` has its row and inserts are refused
+    event                         one row per acknowledged step, one transaction each: WAL, synchronous = FULL
+
+Triggers refuse every UPDATE and DELETE. An event has an idempotency key of its rater: the same step sent twice is
+stored once. Which feature an item is, is not here: that is in sealed.json, which rating never opens.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fovea.errors import StudyError
+
+FORMAT = 1
+_TABLES = ("fact", "rater", "evidence", "item", "event", "closed")
+_SCHEMA = """
+CREATE TABLE closed (at REAL NOT NULL);
+CREATE TABLE fact (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE rater (number INTEGER PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, token_sha256 TEXT NOT NULL);
+CREATE TABLE evidence (id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE item (
+    id TEXT PRIMARY KEY, rater INTEGER NOT NULL REFERENCES rater, phase TEXT NOT NULL, position INTEGER NOT NULL,
+    evidence TEXT NOT NULL REFERENCES evidence, UNIQUE (rater, phase, position)
+);
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, rater INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
+    item TEXT REFERENCES item, body TEXT NOT NULL, at REAL NOT NULL, UNIQUE (rater, key)
+);
+CREATE INDEX event_of_rater ON event (rater, seq);
+"""
+OWNER = 0
+"Rater number of the study's owner, whose only event is the unblinding."
+
+
+class Stored(NamedTuple):
+    """One event as it is in the log."""
+
+    seq: int
+    rater: int
+    key: str
+    kind: str
+    item: str | None
+    body: dict[str, Any]
+    at: float
+    "Seconds since 1970, of the server."
+
+
+class Rater(NamedTuple):
+    """One who rates."""
+
+    number: int
+    name: str
+    kind: str
+    token_sha256: str
+
+
+class Item(NamedTuple):
+    """One thing that one rater sees."""
+
+    id: str
+    rater: int
+    phase: str
+    position: int
+    evidence: str
+
+
+class Content(NamedTuple):
+    """Everything that is written once."""
+
+    facts: dict[str, Any]
+    raters: Iterable[Rater]
+    evidence: dict[str, str]
+    items: Iterable[Item]
+
+
+class Store:
+    """An open database. One connection, used by one thread at a time; any number of processes."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise StudyError(f"{path} does not exist, so there is no such study; make one with `fovea study new`")
+        self._lock = threading.RLock()
+        self._connection = _connect(path)
+        self.facts: dict[str, Any] = {
+            name: json.loads(body) for name, body in self._connection.execute("SELECT name, body FROM fact")
+        }
+        if self.facts.get("format") != FORMAT:
+            raise StudyError(f"{path} has format {self.facts.get('format')!r}, this version reads {FORMAT}")
+        self.raters = tuple(Rater(*row) for row in self._connection.execute("SELECT * FROM rater ORDER BY number"))
+
+    def close(self) -> None:
+        """Close the connection; acknowledged events are on the disk already."""
+        with self._lock:
+            self._connection.close()
+
+    def items(self, rater: int) -> list[Item]:
+        """The rater's items in their order, phase by phase."""
+        with self._lock:
+            rows = self._connection.execute("SELECT * FROM item WHERE rater = ? ORDER BY phase, position", (rater,))
+            return [Item(*row) for row in rows]
+
+    def evidence(self, identity: str) -> dict[str, Any]:
+        """What is shown."""
+        with self._lock:
+            (body,) = self._connection.execute("SELECT body FROM evidence WHERE id = ?", (identity,)).fetchone()
+            return json.loads(body)
+
+    def events(self, rater: int | None = None, *, after: int = 0) -> list[Stored]:
+        """Events in order, of one rater or of all."""
+        where, values = ("AND rater = ?", (after, rater)) if rater is not None else ("", (after,))
+        columns = "seq, rater, key, kind, item, body, at"
+        with self._lock:
+            rows = self._connection.execute(f"SELECT {columns} FROM event WHERE seq > ? {where} ORDER BY seq", values)
+            return [_stored(row) for row in rows]
+
+    def find(self, rater: int, key: str) -> Stored | None:
+        """The event with this idempotency key."""
+        columns = "seq, rater, key, kind, item, body, at"
+        with self._lock:
+            row = self._connection.execute(
+                f"SELECT {columns} FROM event WHERE rater = ? AND key = ?", (rater, key)
+            ).fetchone()
+            return None if row is None else _stored(row)
+
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """A transaction that nobody else can write in; committed to the disk when the block ends well."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                raise StudyError(f"the study's database cannot be written ({error}); nothing was recorded") from None
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    def append(self, rater: int, key: str, *, kind: str, item: str | None, body: dict[str, Any]) -> Stored:
+        """Add one event; only inside `writing`."""
+        at = time.time()
+        written = json.dumps(body, ensure_ascii=True, allow_nan=False, sort_keys=True)
+        cursor = self._connection.execute(
+            "INSERT INTO event (rater, key, kind, item, body, at) VALUES (?, ?, ?, ?, ?, ?)",
+            (rater, key, kind, item, written, at),
+        )
+        assert cursor.lastrowid is not None
+        return Stored(cursor.lastrowid, rater, key, kind, item, body, at)
+
+
+def _stored(row: tuple[Any, ...]) -> Stored:
+    seq, rater, key, kind, item, body, at = row
+    return Stored(seq, rater, key, kind, item, json.loads(body), at)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "recursive_triggers = ON", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def create_store(path: Path, content: Content) -> None:
+    """Write a new database; everything but events is fixed from here on."""
+    connection = _connect(path)
+    try:
+        connection.executescript(_SCHEMA)
+        connection.execute("BEGIN IMMEDIATE")
+        facts = {"format": FORMAT, **content.facts}
+        connection.executemany("INSERT INTO fact VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
+        connection.executemany("INSERT INTO rater VALUES (?, ?, ?, ?)", list(content.raters))
+        connection.executemany("INSERT INTO evidence VALUES (?, ?)", sorted(content.evidence.items()))
+        connection.executemany("INSERT INTO item VALUES (?, ?, ?, ?, ?)", sorted(content.items))
+        connection.execute("COMMIT")
+        _forbid_changes(connection)
+        connection.execute("INSERT INTO closed VALUES (?)", (time.time(),))
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
+def _forbid_changes(connection: sqlite3.Connection) -> None:
+    for table in _TABLES:
+        for verb in ("UPDATE", "DELETE"):
+            connection.execute(
+                f"CREATE TRIGGER no_{verb.lower()}_{table} BEFORE {verb} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, 'the study is append-only'); END"
+            )
+        if table != "event":
+            connection.execute(
+                f"CREATE TRIGGER no_insert_{table} BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM closed) "
+                f"BEGIN SELECT RAISE(ABORT, 'the study is sealed'); END"
+            )

@@ -1,0 +1,264 @@
+"""A blind study as a folder of a run: made, opened, rated, unblinded.
+
+RUN/studies/NAME/protocol.md    what will be done, with the commitment; its hash is in the database
+                 study.toml     the settings, every default written out
+                 study.sqlite   blind evidence, orders and the event log
+                 sealed.json    which item is which feature; nobody opens it before the unblinding
+                 links.json     the raters' tokens (owner only)
+                 result.json    after the unblinding
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fovea.atomic import new_folder, write_json
+from fovea.config import dump_toml
+from fovea.errors import StudyError
+from fovea.features.read import Features
+from fovea.rating.config import StudyConfig, study_config
+from fovea.rating.power import Power, power_of
+from fovea.rating.protocol import protocol
+from fovea.rating.sampling import Excluded, Sample, Source, draw
+from fovea.rating.sealing import Sealed, commitment, deal, is_token
+from fovea.rating.session import RaterSession
+from fovea.rating.state import Progress, RaterState
+from fovea.rating.store import OWNER, Store, Stored, create_store
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+"Of a study: safe as a folder and in an address."
+
+
+class RaterStatus(NamedTuple):
+    """How far one rater is."""
+
+    name: str
+    kind: str
+    progress: Progress
+    last_event_at: float | None
+
+
+class Status(NamedTuple):
+    """All that may be known of a study before it is unblinded."""
+
+    name: str
+    raters: tuple[RaterStatus, ...]
+    unblinded: dict[str, Any] | None
+    "is_forced, reason, locked; None before."
+    power: str
+    commitment: str
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """All raters have locked."""
+        return all(rater.progress.phase == "locked" for rater in self.raters)
+
+
+class Study:
+    """An open study."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.store = Store(folder / "study.sqlite")
+        self.config: StudyConfig = study_config(self.store.facts["config"], where=str(folder / "study.sqlite"))
+        self._sessions: dict[int, RaterSession] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, run: Path, name: str) -> "Study":
+        """The study `name` of a run.
+
+        Raises:
+            StudyError: the run has no such study, or another version wrote it.
+        """
+        known = study_names(run)
+        if name not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none; make one with `fovea study new`"
+            raise StudyError(f"the run has no study {name!r}; {has}")
+        return cls(run / "studies" / name)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+    def rater(self, token: str) -> RaterSession:
+        """The rater to whom the token was given.
+
+        Raises:
+            StudyError: the token is nobody's.
+        """
+        found = [rater for rater in self.store.raters if is_token(token, rater.token_sha256)]
+        if not found:
+            raise StudyError("this link belongs to no rater of the study; ask its owner for yours")
+        with self._lock:
+            if found[0].number not in self._sessions:
+                self._sessions[found[0].number] = RaterSession(self.store, found[0])
+            return self._sessions[found[0].number]
+
+    def tokens(self) -> dict[str, str]:
+        """Rater -> token, for the owner who hands out links."""
+        return json.loads((self.folder / "links.json").read_text())
+
+    def status(self) -> Status:
+        """Where the study stands; nothing here differs by method."""
+        raters: list[RaterStatus] = []
+        for rater in self.store.raters:
+            events = self.store.events(rater.number)
+            state = RaterState(self.store.items(rater.number))
+            state.apply(events)
+            raters.append(RaterStatus(rater.name, rater.kind, state.progress(), events[-1].at if events else None))
+        facts = self.store.facts
+        unblinded = self._unblinding()
+        return Status(
+            self.name,
+            tuple(raters),
+            None if unblinded is None else unblinded.body,
+            Power(**facts["power"]).sentence,
+            facts["commitment"],
+            tuple(Excluded(**each) for each in facts["excluded"]),
+        )
+
+    def _unblinding(self) -> Stored | None:
+        events = self.store.events(OWNER)
+        return events[0] if events else None
+
+    def unblind(self, *, force_reason: str | None = None) -> Path:
+        """Open the mapping and write result.json; a second time, write it again.
+
+        Args:
+            force_reason: Unblind before all have locked; goes into the log, the result and the report.
+
+        Raises:
+            StudyError: a rater has not locked, or what was sealed is not what was committed to.
+        """
+        sealed = self.sealed()
+        with self.store.writing():
+            if self._unblinding() is None:
+                self.store.append(OWNER, "unblind", kind="unblind", item=None, body=self._may_unblind(force_reason))
+        from fovea.rating.result import result_of
+
+        path = self.folder / "result.json"
+        write_json(path, result_of(self, sealed))
+        return path
+
+    def _may_unblind(self, force_reason: str | None) -> dict[str, Any]:
+        status = self.status()
+        locked = [rater.name for rater in status.raters if rater.progress.phase == "locked"]
+        waiting = [rater.name for rater in status.raters if rater.name not in locked]
+        if waiting and not (force_reason or "").strip():
+            raise StudyError(
+                f"{', '.join(waiting)} of study {self.name!r} has not locked; wait, or force the unblinding with a "
+                "reason, which the result and the report will show"
+            )
+        return {
+            "is_forced": bool(waiting),
+            "reason": force_reason if waiting else None,
+            "locked": locked,
+            "not_locked": waiting,
+            "protocol_is_intact": self.protocol_is_intact(),
+        }
+
+    def protocol_is_intact(self) -> bool:
+        """protocol.md is as it was made."""
+        path = self.folder / "protocol.md"
+        data = path.read_bytes() if path.is_file() else b""
+        return hashlib.sha256(data).hexdigest() == self.store.facts["protocol_sha256"]
+
+    def sealed(self) -> Sealed:
+        """The mapping, verified; for the unblinding only.
+
+        Raises:
+            StudyError: sealed.json is missing or was changed.
+        """
+        path = self.folder / "sealed.json"
+        data = path.read_bytes() if path.is_file() else b""
+        if commitment(data) != self.store.facts["commitment"]:
+            raise StudyError(
+                f"{path} is not what was committed to in protocol.md (SHA-256 {commitment(data)}, committed "
+                f"{self.store.facts['commitment']}); restore the file, the study cannot be unblinded without it"
+            )
+        return Sealed.from_bytes(data)
+
+    @property
+    def is_unblinded(self) -> bool:
+        return self._unblinding() is not None
+
+
+def study_names(run: Path) -> list[str]:
+    """Studies of a run."""
+    folder = run / "studies"
+    found = [path.parent.name for path in folder.glob("*/study.sqlite")] if folder.is_dir() else []
+    return sorted(name for name in found if NAME.fullmatch(name))
+
+
+class Plan(NamedTuple):
+    """What a study would be, before it is made."""
+
+    sample: Sample
+    power: Power
+
+
+def plan(run: Path, config: StudyConfig, *, source: Source | None = None) -> Plan:
+    """Draw the sample and compute what the design can find; nothing is written.
+
+    Raises:
+        StudyError: the sample cannot be drawn.
+        RunError: the run has no evidence, or it is stale.
+    """
+    sample = draw(source or Features(run), config)
+    n_per_arm = config.features_per_arm * len({feature.domain for feature in sample.features})
+    power = power_of(n_per_arm, len(config.rater), n_points=len(config.rubric.points), seed=config.seed)
+    return Plan(sample, power)
+
+
+def create(run: Path, name: str, config: StudyConfig, *, source: Source | None = None) -> Study:
+    """Sample, seal and write a new study.
+
+    Args:
+        source: Evidence; by default that of the run.
+
+    Raises:
+        StudyError: the name is taken or wrong, or the sample cannot be drawn.
+        RunError: the run has no evidence, or it is stale.
+    """
+    if not NAME.fullmatch(name):
+        raise StudyError(f"{name!r} cannot name a study; use up to 40 small letters, digits, - and _")
+    folder = run / "studies" / name
+    if folder.exists():
+        raise StudyError(f"study {name!r} exists; give the new one another name (studies are never changed)")
+    sample, power = plan(run, config, source=source)
+    facts: dict[str, Any] = {
+        "name": name,
+        "config": config.model_dump(mode="json"),
+        "question": config.rubric.question,
+        "points": list(config.rubric.points),
+        "writes_explanation": config.writes_explanation,
+        "arms": sorted(arm.name for arm in config.arm),
+        "excluded": [each._asdict() for each in sample.excluded],
+        "power": power._asdict(),
+    }
+    dealt = deal(sample, config, facts)
+    data = dealt.sealed.to_bytes()
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = protocol(name, config, sample, power=power, commitment=commitment(data), made=made).encode()
+    facts |= {"commitment": commitment(data), "protocol_sha256": hashlib.sha256(text).hexdigest(), "made": made}
+    with new_folder(folder) as temporary:
+        (temporary / "protocol.md").write_bytes(text)
+        (temporary / "study.toml").write_text(dump_toml(config))
+        _write_secret(temporary / "sealed.json", data)
+        _write_secret(temporary / "links.json", json.dumps(dealt.tokens, indent=1).encode())
+        create_store(temporary / "study.sqlite", dealt.content)
+    return Study(folder)
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """A file that only its owner can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)

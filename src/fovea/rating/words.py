@@ -1,0 +1,114 @@
+"""What the command line says of a study."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from fovea.config import load_toml
+from fovea.errors import ConfigError
+from fovea.rating.config import StudyConfig, study_config
+from fovea.rating.sampling import Excluded
+from fovea.rating.study import Plan, Status, Study
+from fovea.rating.visible import visible
+
+
+def config_of(
+    file: Path | None, *, arms: list[str] | None, raters: list[str] | None, features_per_arm: int | None
+) -> StudyConfig:
+    """The settings in a toml file with what the command line names in place of them.
+
+    Args:
+        arms: JOB, JOB,JOB or NAME=JOB,JOB each.
+        raters: NAME or NAME:scripted each.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, or arms or raters are missing.
+    """
+    table: dict[str, Any] = {} if file is None else load_toml(file)
+    if arms:
+        table["arm"] = [_arm(arm) for arm in arms]
+    if raters:
+        table["rater"] = [_rater(rater) for rater in raters]
+    if features_per_arm is not None:
+        table["features_per_arm"] = features_per_arm
+    for key, flag in (("arm", "--arm JOB --arm JOB"), ("rater", "--rater NAME")):
+        if key not in table:
+            raise ConfigError(f"no {key} is named; add {flag}, or a [[{key}]] table in the file of --config")
+    return study_config(table, where="the study" if file is None else str(file))
+
+
+def _arm(text: str) -> dict[str, Any]:
+    name, equals, jobs = text.partition("=")
+    listed = (jobs if equals else text).split(",")
+    return {"name": name if equals else listed[0], "jobs": listed}
+
+
+def _rater(text: str) -> dict[str, str]:
+    name, _, kind = text.partition(":")
+    return {"name": name, **({"kind": kind} if kind else {})}
+
+
+def plan_text(plan: Plan) -> str:
+    """What a study would be, before it is made."""
+    n_items = sum(len(feature.panels) for feature in plan.sample.features)
+    lines = [_excluded(each) for each in plan.sample.excluded]
+    lines.append(f"{len(plan.sample.features)} features, {n_items} items per rater before hidden repeats")
+    return "\n".join([*lines, plan.power.sentence])
+
+
+def _excluded(each: Excluded) -> str:
+    return (
+        f"{each.arm} on {each.domain}: {each.n_sampled} sampled of {each.n_latents} latents ({each.n_dead} dead, "
+        f"{each.n_too_few_firings} with too few firings, {each.n_too_few_examples} of {each.n_examined} examined with "
+        f"too few examples; {each.n_without_general} sampled ones not shown on general text)"
+    )
+
+
+def made_text(study: Study) -> str:
+    """What to do with a new study."""
+    tokens = "\n".join(f"  {name}: {token}" for name, token in study.tokens().items())
+    protocol = study.folder / "protocol.md"
+    return (
+        f"{study.status().power}\n"
+        f"protocol, with the commitment to the sealed mapping: {protocol}\n"
+        f"SHA-256 of the protocol: {study.store.facts['protocol_sha256']}\n"
+        f"tokens of the raters (give each their own only):\n{tokens}\n"
+        "Publish or send the protocol before the first rating; then `fovea serve` and hand out the links."
+    )
+
+
+def status_text(status: Status) -> str:
+    """How far everybody is."""
+    lines = [f"study {status.name}, commitment {status.commitment}"]
+    for rater in status.raters:
+        at = rater.last_event_at
+        last = "never" if at is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+        done = f"{rater.progress.n_done} of {rater.progress.n_items} in {rater.progress.phase}"
+        skipped = f", {rater.progress.n_skipped} skipped" if rater.progress.n_skipped else ""
+        lines.append(f"  {rater.name} ({rater.kind}): {done}{skipped}; last step {last}")
+    lines += [f"  {_excluded(each)}" for each in status.excluded]
+    if status.unblinded is not None:
+        how = "by force" if status.unblinded["is_forced"] else "after all had locked"
+        return "\n".join([*lines, f"unblinded {how}"])
+    return "\n".join([*lines, status.power, "all have locked: unblind it" if status.is_ready else "blind"])
+
+
+def result_text(path: Path) -> str:
+    """The primary outcome, and where the rest is."""
+    result = json.loads(path.read_text())
+    first = result["contrasts"][0]
+    told, p = first["difference"], first["p"]
+    if told["value"] is None:
+        return f"nothing to compare: {told['reason']}\n{path}"
+    ends = "no interval" if told["ci_low"] is None else f"95% {told['ci_low']:.2f} to {told['ci_high']:.2f}"
+    scripted = (
+        f"\n{result['n_scripted']} of {len(result['raters'])} raters are scripted" if result["n_scripted"] else ""
+    )
+    alpha = result["panels"][first["panel"]]["agreement"]["alpha_ordinal"]["value"]
+    agreed = "not defined" if alpha is None else f"{alpha:.2f}"
+    return (
+        f"{visible(first['a'])} minus {visible(first['b'])}, {first['panel']} panel: {told['value']:+.2f} points "
+        f"({ends}; permutation p {p:.2g}; {first['n_a']} and {first['n_b']} features)\n"
+        f"ordinal alpha {agreed}{scripted}\n{path}\nwrite the report again to see it there"
+    )
