@@ -8,17 +8,21 @@ import sys
 import pytest
 
 SMALL = (
-    "train.n_tokens=6144",
-    "train.batch_size=512",
-    "train.buffer_rows=4096",
-    "domain.0.max_train_tokens=6144",
-    "domain.0.max_heldout_tokens=4096",
-    "general.max_train_tokens=6144",
-    "general.max_heldout_tokens=4096",
+    "job.0.sae.k=[40]",
+    "job.1.sae.k=[40]",
+    "job.2.sae.k=[16]",
+    "train.n_tokens=4096",
+    "train.batch_size=256",
+    "train.buffer_rows=2048",
+    "domain.0.max_train_tokens=3072",
+    "domain.0.max_heldout_tokens=2048",
+    "general.max_train_tokens=3072",
+    "general.max_heldout_tokens=2048",
     "evaluate.heldout_tokens=256",
     "evaluate.train_tokens=128",
     "evaluate.general_tokens=128",
     "evaluate.density_tokens=1024",
+    "features.tokens=1024",
 )
 
 

@@ -102,7 +102,11 @@ def straight(nursery, tmp_path_factory) -> tuple[Path, str, float]:
     folder = tmp_path_factory.mktemp("resume")
     path = folder / "experiment.toml"
     tables = experiment(folder)
-    tables["job"] = tables["job"][:1] + tables["job"][2:3]
+    tables["job"] = [
+        {"method": {"kind": "direct"}, "sae": {"kind": "batch_topk", "expansion": 2, "k": 4}},
+        {"method": {"kind": "ssae", "silence": 0.25}, "sae": {"kind": "batch_topk", "expansion": 2, "k": 2}},
+    ]
+    tables["train"].update(n_tokens=3200, checkpoint_seconds=0.05)
     path.write_text(resolve(tables, where="test").to_toml())
     for name in ("first", "straight"):  # the first one also waits for the imports
         began = time.monotonic()

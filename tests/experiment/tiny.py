@@ -74,5 +74,6 @@ def experiment(folder: Path, **changes: Any) -> dict[str, Any]:
             "density_tokens": 800,
             "n_resamples": 100,
         },
+        "features": {"tokens": 800},
     }
     return {**tables, **changes}

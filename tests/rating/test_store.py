@@ -103,7 +103,7 @@ def test_what_is_no_study_or_another_version_is_said(tmp_path):
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     study = made(tmp_path)
     rng, acknowledged, start = random.Random(0), dict[int, int](), 0
-    for _ in range(5):
+    for _ in range(3):
         process = writer(study, "ann", start=start)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -20,7 +20,7 @@ from tests.train.planted import N_DOMAIN, N_GENERAL, PlantedChunks, planted
 
 pytestmark = pytest.mark.slow
 
-STEPS = 600
+STEPS = 450
 WIDTH = 2 * N_DOMAIN
 
 
