@@ -6,9 +6,11 @@ header, does `endpoint` run, in a thread of its own.
 
 import json
 import math
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -84,9 +86,19 @@ def _answer(endpoint: Endpoint, call: Call) -> Response:
         return failure(404, str(error))
     except ConfigError as error:
         return failure(400, str(error))
+    except ValidationError as error:
+        return failure(422, _sentence(error))
     except FoveaError as error:
         return failure(409, str(error))
+    except sqlite3.Error as error:
+        return failure(503, f"the disk did not take it ({error}); nothing was recorded, try again")
     return respond(reply)
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong with a request, and where."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'the request'}: {first['msg']}"
 
 
 def respond(reply: Reply) -> Response:

@@ -51,11 +51,11 @@ def example_payload(example: Example, *, around: int | None) -> dict[str, Any]:
     }
 
 
-def cut(text: str) -> str:
+def cut(text: str, most: int = MAX_PIECE) -> str:
     """`text`, or its beginning and how much is left out."""
-    if len(text) <= MAX_PIECE:
+    if len(text) <= most:
         return text
-    return f"{text[:MAX_PIECE]}\u2026[{len(text) - MAX_PIECE:,} more characters]"
+    return f"{text[:most]}\u2026[{len(text) - most:,} more characters]"
 
 
 def _evidence(evidence: Evidence, around: int | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@
     response <- Shield: content security policy, no sniffing, no referrer, no caching
 
 A capability is a cookie's subject, signed with a key: the owner's key is new at every start, a rater's belongs to the
-study. Cookies of all ports of a host are one jar, so a cookie's name carries the port.
+study. Cookies of all ports of a host are one jar, so a cookie's name carries the port; a rater's has a path of its own.
 """
 
 import asyncio
@@ -186,8 +186,8 @@ class Sessions:
     so a page of another site, which can read neither, cannot write.
     """
 
-    def __init__(self, cookie: str, key: bytes) -> None:
-        self.cookie, self._key = cookie, key
+    def __init__(self, cookie: str, key: bytes, path: str = "/") -> None:
+        self.cookie, self._key, self.path = cookie, key, path
 
     def open(self, response: Response, request: Request, subject: str) -> None:
         """Set the cookie of `subject`."""
@@ -196,7 +196,7 @@ class Sessions:
         value = f"{subject}.{secrets.token_urlsafe(16)}"
         value = f"{value}.{self._sign('cookie', value)}"
         secure = request.headers.get("origin", "").startswith("https:")
-        response.set_cookie(self.cookie, value, path="/", secure=secure, httponly=True, samesite="strict")
+        response.set_cookie(self.cookie, value, path=self.path, secure=secure, httponly=True, samesite="strict")
 
     def subject(self, request: Request) -> str | None:
         """Who the request is from, None without a cookie of ours."""

@@ -21,9 +21,11 @@ from starlette.routing import BaseRoute, Route
 from fovea.app.assets import asset_routes
 from fovea.app.calls import Reply, failure, parse, protected, respond
 from fovea.app.explorer import Explorer
+from fovea.app.rater import PAGES as RATER_PAGES
 from fovea.app.rater import rater_routes
 from fovea.app.security import Sessions, Shield, same
 from fovea.errors import ConfigError
+from fovea.rating.words import links_texts
 
 PAGES = ("/", "/latents/{job}/{latent}", "/compare", "/prompt", "/export")
 "Addresses of the explorer: one page that draws itself after the address, and holds no data."
@@ -59,7 +61,7 @@ def build(run: Path, place: Place, token: str) -> Starlette:
             Route("/api/session", _session(sessions, token), methods=["GET", "POST"]),
             *_api(explorer, sessions),
             *rater_routes(run, f"fovea-rater-{place.port}"),
-            *asset_routes(dict.fromkeys(PAGES, "index.html")),
+            *asset_routes(dict.fromkeys(PAGES, "index.html") | dict.fromkeys(RATER_PAGES, "rate.html")),
         ],
         middleware=[Middleware(Shield, hosts=allowed_hosts(place))],
         exception_handlers={404: _not_found, 405: _not_found},
@@ -140,7 +142,7 @@ Say = Callable[[str], object]
 
 
 def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Say, launch: Say | None = None) -> None:
-    """Serve the run until interrupted; `say` prints the link, `launch` opens it.
+    """Serve the run until interrupted; `say` prints the owner's and the raters' links, `launch` opens the owner's.
 
     Raises:
         ConfigError: the host can be reached from elsewhere and that was not allowed, or the port is taken.
@@ -157,20 +159,26 @@ def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Say, launch:
         token = secrets.token_urlsafe(32)
         app = build(run, place, token)
         link = _announce(place, token, say)
+        for text in links_texts(run, f"http://{_shown(place)}"):
+            say(text)
         if launch is not None:
             launch(link)
         _run(app, listener)
 
 
 def _announce(place: Place, token: str, say: Say) -> str:
-    shown = "127.0.0.1" if place.host in ("0.0.0.0", "::") else place.host
-    shown = f"[{shown}]" if ":" in shown else shown
-    link = f"http://{shown}:{place.port}/#t={token}"
+    link = f"http://{_shown(place)}/#t={token}"
     say(f"open {link}")
     say("whoever has this link owns the app until it stops (Ctrl-C)")
     if not is_loopback(place.host):
         say("NOTICE: without TLS everybody on the way can read and change what is sent: put a proxy with TLS in front")
     return link
+
+
+def _shown(place: Place) -> str:
+    """Host and port for a link."""
+    shown = "127.0.0.1" if place.host in ("0.0.0.0", "::") else place.host
+    return f"[{shown}]:{place.port}" if ":" in shown else f"{shown}:{place.port}"
 
 
 def _listen(place: Place) -> socket.socket:

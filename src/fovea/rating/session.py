@@ -6,6 +6,7 @@ A rater reaches only items of their own; other raters do not exist. Sessions of 
 two processes): each step is checked against the log as it is at that moment.
 """
 
+import hashlib
 import threading
 import time
 from typing import Any, Literal, NamedTuple
@@ -29,7 +30,7 @@ class RaterEvent(Config):
     "Idempotency: a step sent again under its key is stored once."
     item: str | None = Field(default=None, max_length=64)
     text: str = Field(default="", max_length=4000)
-    "draft, explain: the explanation. skip: the reason. finish: why items are left open."
+    "explain: the explanation. draft: it in the making, and after it the note. skip: the reason. finish: why so early."
     specificity: int | None = None
     cannot_tell: bool = False
     "Uninterpretable: said in place of a specificity, never counted as a low one."
@@ -37,6 +38,8 @@ class RaterEvent(Config):
     note: str = Field(default="", max_length=2000)
     guess: str | None = Field(default=None, max_length=60)
     "An arm's name; None: cannot say."
+    seen: str | None = Field(default=None, max_length=64)
+    "`BlindItem.seen` of the item as it was shown: a step that was made on an older state is refused."
 
 
 class BlindItem(NamedTuple):
@@ -54,6 +57,8 @@ class BlindItem(NamedTuple):
     stage: Stage
     answer: Answer
     draft: str
+    seen: str
+    "Stands for all that was answered of the item: another tab's step changes it."
 
 
 class Feedback(NamedTuple):
@@ -86,6 +91,7 @@ class Rubric(NamedTuple):
     writes_explanation: bool
     guesses: tuple[str, ...]
     "The methods to guess among, in alphabetical order. Show them in phase `guess` only."
+    has_practice: bool
 
 
 class RaterSession:
@@ -99,9 +105,13 @@ class RaterSession:
         self._shown: str | None = None
         "The item that this process showed last: after a restart, time is counted from when it is shown again."
         facts = store.facts
-        self.name = rater.name
+        self.name, self.number = rater.name, rater.number
         self.rubric = Rubric(
-            facts["question"], tuple(facts["points"]), facts["writes_explanation"], tuple(facts["arms"])
+            facts["question"],
+            tuple(facts["points"]),
+            facts["writes_explanation"],
+            tuple(facts["arms"]),
+            bool(self._state.order("practice")),
         )
 
     def _refresh(self) -> RaterState:
@@ -118,6 +128,16 @@ class RaterSession:
         with self._lock:
             state = self._refresh()
             return tuple(state.order(state.phase))
+
+    def answers(self) -> list[tuple[str, Answer]]:
+        """The phase's items in this rater's order, with what was said of each; looking at this list is not logged."""
+        with self._lock:
+            state = self._refresh()
+            return [(identity, state.answer(identity)) for identity in state.order(state.phase)]
+
+    def is_over(self) -> bool:
+        """Whether the study is unblinded, so that nothing more is recorded."""
+        return bool(self._store.events(OWNER))
 
     def next_item(self) -> BlindItem | None:
         """The item to go on with; None in review, closing and locked, where a step for all items is due."""
@@ -161,6 +181,7 @@ class RaterSession:
             stage=self._stage(state, identity, answer),
             answer=answer,
             draft=state.drafts.get(identity, ""),
+            seen=_digest(answer),
         )
 
     def _stage(self, state: RaterState, identity: str, answer: Answer) -> Stage:
@@ -205,7 +226,7 @@ class RaterSession:
             return None if current is None else self._blind(self._state, current)
 
     def _open_state(self) -> RaterState:
-        if self._store.events(OWNER):
+        if self.is_over():
             raise StudyError("the study is unblinded; nothing more can be recorded")
         state = self._refresh()
         if state.is_locked:
@@ -232,6 +253,8 @@ class RaterSession:
         item = self._own(state, event.item)
         if (event.kind == "guess") != (state.items[item].phase == "guess") and event.kind != "draft":
             raise StudyError(f"{event.kind!r} is not what this item asks for")
+        if event.seen not in (None, _digest(state.answer(item))):
+            raise StudyError("this item was answered elsewhere, in another tab perhaps; this is how it stands now")
         return getattr(self, f"_{event.kind}")(state.answer(item), event)
 
     def _finish(self, state: RaterState, event: RaterEvent) -> dict[str, Any]:
@@ -282,3 +305,8 @@ class RaterSession:
             return None
         point = event.body["specificity"]
         return Feedback("" if point is None else self.rubric.points[point], self._store.evidence(item.evidence)["fact"])
+
+
+def _digest(answer: Answer) -> str:
+    """Equal for equal answers; says nothing else."""
+    return hashlib.sha256(repr(answer).encode()).hexdigest()[:16]

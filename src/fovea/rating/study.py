@@ -97,10 +97,14 @@ class Study:
         found = [rater for rater in self.store.raters if is_token(token, rater.token_sha256)]
         if not found:
             raise StudyError("this link belongs to no rater of the study; ask its owner for yours")
+        return self.session(found[0].number)
+
+    def session(self, number: int) -> RaterSession:
+        """The rater of that number, 1 and up."""
         with self._lock:
-            if found[0].number not in self._sessions:
-                self._sessions[found[0].number] = RaterSession(self.store, found[0])
-            return self._sessions[found[0].number]
+            if number not in self._sessions:
+                self._sessions[number] = RaterSession(self.store, self.store.raters[number - 1])
+            return self._sessions[number]
 
     def tokens(self) -> dict[str, str]:
         """Rater -> token, for the owner who hands out links."""

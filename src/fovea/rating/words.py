@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fovea.config import load_toml
-from fovea.errors import ConfigError
+from fovea.errors import ConfigError, StudyError
 from fovea.rating.config import StudyConfig, study_config
 from fovea.rating.sampling import Excluded
-from fovea.rating.study import Plan, Status, Study
+from fovea.rating.study import Plan, Status, Study, study_names
 from fovea.rating.visible import visible
 
 
@@ -67,15 +67,44 @@ def _excluded(each: Excluded) -> str:
 
 def made_text(study: Study) -> str:
     """What to do with a new study."""
-    tokens = "\n".join(f"  {name}: {token}" for name, token in study.tokens().items())
+    tokens = "\n".join(f"  {name}: /rate/{study.name}/#t={token}" for name, token in study.tokens().items())
     protocol = study.folder / "protocol.md"
     return (
         f"{study.status().power}\n"
         f"protocol, with the commitment to the sealed mapping: {protocol}\n"
         f"SHA-256 of the protocol: {study.store.facts['protocol_sha256']}\n"
-        f"tokens of the raters (give each their own only):\n{tokens}\n"
-        "Publish or send the protocol before the first rating; then `fovea serve` and hand out the links."
+        f"raters get in by links, each by their own only; http://HOST:PORT of `fovea serve` comes before:\n{tokens}\n"
+        f"Publish or send the protocol before the first rating; then `fovea serve {study.folder.parent.parent}` prints "
+        "the whole links: hand them out."
     )
+
+
+def links_texts(run: Path, address: str) -> list[str]:
+    """For the owner's terminal: the raters' links of each study of a run that is not unblinded.
+
+    Args:
+        address: Scheme, host and port at which the run is served.
+    """
+    texts: list[str] = []
+    for name in study_names(run):
+        try:
+            study = Study.open(run, name)
+        except StudyError as error:
+            texts.append(f"study {name} is not served: {error}")
+            continue
+        if not study.is_unblinded:
+            texts.append(_links(study, address))
+        study.close()
+    return texts
+
+
+def _links(study: Study, address: str) -> str:
+    try:
+        tokens = study.tokens()
+    except FileNotFoundError:
+        return f"study {study.name}: links.json is missing; raters still get in by the links that they were given"
+    head = f"study {study.name}, links of the raters (give each their own only; who has it rates in their name):"
+    return "\n".join([head, *(f"  {rater}: {address}/rate/{study.name}/#t={token}" for rater, token in tokens.items())])
 
 
 def status_text(status: Status) -> str:
@@ -91,7 +120,8 @@ def status_text(status: Status) -> str:
     if status.unblinded is not None:
         how = "by force" if status.unblinded["is_forced"] else "after all had locked"
         return "\n".join([*lines, f"unblinded {how}"])
-    return "\n".join([*lines, status.power, "all have locked: unblind it" if status.is_ready else "blind"])
+    going = "blind; raters get in by the links that `fovea serve RUN` prints (http://HOST:PORT/rate/NAME/#t=TOKEN)"
+    return "\n".join([*lines, status.power, "all have locked: unblind it" if status.is_ready else going])
 
 
 def result_text(path: Path) -> str:

@@ -7,26 +7,30 @@ export class Refused extends Error {
 }
 
 /** Trade the token in the fragment (if there is one) for a cookie, take it out of the address, learn the CSRF value. */
-export async function signIn() {
+export async function signIn(base = "") {
   const token = new URLSearchParams(window.location.hash.slice(1)).get("t");
   if (token) {
     window.history.replaceState(null, "", window.location.pathname + window.location.search);
-    await send("/api/session", { token });
+    await send(`${base}/api/session`, { token });
   }
-  csrf = (await get("/api/session")).csrf;
+  csrf = (await get(`${base}/api/session`)).csrf;
 }
 
-export async function get(path, query) {
+const within = (ms) => (ms ? { signal: AbortSignal.timeout(ms) } : {});
+
+/** `ms`: how long to wait for an answer at most. */
+export async function get(path, query, ms) {
   const address = query && [...query.keys()].length ? `${path}?${query}` : path;
-  return read(await fetch(address, { credentials: "same-origin" }));
+  return read(await fetch(address, { credentials: "same-origin", ...within(ms) }));
 }
 
-export async function send(path, body) {
+export async function send(path, body, ms) {
   return read(await fetch(path, {
     method: "POST",
     credentials: "same-origin",
     headers: { "content-type": "application/json", "x-fovea-csrf": csrf },
     body: JSON.stringify(body),
+    ...within(ms),
   }));
 }
 

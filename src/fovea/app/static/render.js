@@ -191,12 +191,17 @@ export function tokens(example, { most, own, breaks = false, peak = example.peak
     const classes = ["tok"];
     if (shade(most)) classes.push(`s${shade(most)}`, `p${shade(own)}`);
     if (i === peak) classes.push("peak");
-    const word = text.trimStart() ? text.length - text.trimStart().length : 0; // the space before a word stays bare
-    const lead = /^ *$/.test(text.slice(0, word)) ? text.slice(0, word) : "";
-    const element = el("span", { class: classes.join(" ") }, lead, el("span", { class: "in" }, visible(text.slice(lead.length), breaks)));
+    const element = token(text, classes, breaks);
     about.set(element, [`\u201c${plain(text)}\u201d`, `token ${example.ids[i]}`, value > 0 ? `activation ${show(value)}` : "does not fire", example.document ? plain(example.document) : null]);
     return element;
   });
+}
+
+/** One token's element; the space before a word stays bare. */
+export function token(text, classes, breaks = false) {
+  const word = text.trimStart() ? text.length - text.trimStart().length : 0;
+  const lead = /^ *$/.test(text.slice(0, word)) ? text.slice(0, word) : "";
+  return el("span", { class: classes.join(" ") }, lead, el("span", { class: "in" }, visible(text.slice(lead.length), breaks)));
 }
 
 /** Counts in equal bins of (0, most] as bars on a logarithmic axis. */
@@ -218,12 +223,12 @@ function relations(data, open) {
   const link = (each) => el("li", {}, open.href
     ? el("a", { href: open.href(each.job, each.latent) }, each.job === data.job ? `#${each.latent}` : `${each.job} #${each.latent}`)
     : el("span", {}, each.job === data.job ? `#${each.latent}` : `${each.job} #${each.latent}`), el("span", { class: "amount" }, show(each.value)));
-  const token = (each) => el("li", {}, el("span", { class: "chip" }, visible(each.text)), el("span", { class: "amount" }, show(each.logit)));
+  const word = (each) => el("li", {}, el("span", { class: "chip" }, visible(each.text)), el("span", { class: "amount" }, show(each.logit)));
   const list = (title, hint, items, item) => el("section", { class: "relation" }, el("h3", {}, title), el("p", { class: "hint" }, hint),
     items.length ? el("ul", {}, items.map(item)) : el("p", { class: "none" }, "none"));
   return el("div", { class: "relations" },
-    list("Promoted tokens", "a linear approximation: decoder row times unembedding", data.promoted, token),
-    list("Suppressed tokens", "a linear approximation: decoder row times unembedding", data.suppressed, token),
+    list("Promoted tokens", "a linear approximation: decoder row times unembedding", data.promoted, word),
+    list("Suppressed tokens", "a linear approximation: decoder row times unembedding", data.suppressed, word),
     list("Nearest in this SAE", "cosine of decoder rows", data.nearest, link),
     list("Fires together with", "share of tokens that both fire on", data.cofiring, link),
     list("Nearest in g", "cosine of decoder rows", data.nearest_general ? [data.nearest_general] : [], link));
@@ -234,12 +239,12 @@ export function tooltips(root) {
   const box = el("div", { class: "tooltip", role: "tooltip", hidden: true });
   document.body.append(box);
   root.addEventListener("pointerover", (event) => {
-    const token = event.target.closest?.(".tok");
-    const lines = token && about.get(token);
+    const under = event.target.closest?.(".tok");
+    const lines = under && about.get(under);
     box.hidden = !lines;
     if (!lines) return;
     box.replaceChildren(...lines.filter(Boolean).map((line) => el("div", {}, line)));
-    const place = token.getClientRects()[0];
+    const place = under.getClientRects()[0];
     box.style.setProperty("left", `${Math.max(8, Math.min(place.left, window.innerWidth - box.offsetWidth - 8))}px`);
     box.style.setProperty("top", `${place.top > box.offsetHeight + 8 ? place.top - box.offsetHeight - 4 : place.bottom + 4}px`);
   });
