@@ -17,13 +17,13 @@ export function question(words, subject) {
 /** An anchored point: its name strong, its explanation after the colon. */
 export function anchor(text) {
   const [head, ...rest] = text.split(": ");
-  return rest.length ? [el("b", {}, visible(head)), " ", el("span", { class: "anchor" }, visible(rest.join(": ")))] : [el("b", {}, visible(text))];
+  return rest.length ? [el("b", {}, visible(head), ":"), " ", el("span", { class: "anchor" }, visible(rest.join(": ")))] : [el("b", {}, visible(text))];
 }
 
 export function evidence(item) {
   const steps = Array.from({ length: N_SHADES }, (_, i) => el("i", { class: `s${i + 1}` }));
   return el("section", { class: "evidence", "aria-label": `Examples from ${panelWords(item)}` },
-    el("div", { class: "legend" }, "silent", el("span", { class: "ramp", role: "img", "aria-label": `${N_SHADES} shades, one scale for all examples of this item` }, steps), "strongest here", el("span", { class: "outlined" }, el("span", { class: "tok peak" }, el("span", { class: "in" }, "outlined")), ": where it fires most")),
+    el("div", { class: "legend" }, "silent", el("span", { class: "ramp", role: "img", "aria-label": `${N_SHADES} shades, one scale for all examples of this item` }, steps), "strongest here", el("span", { class: "outlined" }, el("span", { class: "tok peak" }, el("span", { class: "in" }, "outlined")), " where it fires most")),
     item.groups.map((group) => el("div", { class: "group" }, el("h2", {}, visible(group.name)),
       el("ol", { class: "examples" }, group.examples.map(example)))));
 }
@@ -71,7 +71,7 @@ function ratingForm(item, asked, { send, say }) {
   const isWriting = asked.writes_explanation && answer.explanation === null;
   const before = answer.cannot_tell ? CANNOT : answer.specificity === null ? null : String(answer.specificity);
   const options = asked.points.map((text, i) => ({ value: String(i), key: keyOf(i), words: anchor(text), disabled: isWriting }));
-  options.push({ value: CANNOT, key: "0", words: anchor("Can\u2019t tell: no reading fits, or the text is not understood. Not a low point.") });
+  options.push({ value: CANNOT, key: "0", words: anchor("Can\u2019t tell: no reading fits, or the text is beyond you. Not a low point.") });
   const fields = el("fieldset", { class: "choices", tabindex: "-1" }, el("legend", {}, question(asked.question, item.subject)));
   fields.append(...choices("point", options, { chosen: mine.choice ?? before, change: (value) => keep(item.id, { choice: value }) }));
   const chosen = () => fields.querySelector("input:checked")?.value ?? null;
@@ -97,7 +97,7 @@ function ratingForm(item, asked, { send, say }) {
     answer.skip_reason === null ? null : el("p", { class: "absent" }, "Skipped: ", visible(answer.skip_reason)),
     item.explanation === null ? null : el("div", { class: "given" }, el("h2", {}, "Explanation to judge"), el("p", { class: "told" }, visible(item.explanation, true))),
     words.root, fields,
-    el("label", { class: "choice nice" }, nice, el("kbd", { "aria-hidden": "true" }, "n"), el("span", { class: "words" }, el("b", {}, "nice"), " ", el("span", { class: "anchor" }, "worth showing to others"))),
+    el("label", { class: "choice nice" }, nice, el("kbd", { "aria-hidden": "true" }, "n"), el("span", { class: "words" }, el("b", {}, "Nice:"), " ", el("span", { class: "anchor" }, "worth showing to others"))),
     note.root, el("p", { class: "row" }, button));
   const choose = (value) => {
     const input = [...fields.querySelectorAll("input")].find((each) => each.value === String(value));

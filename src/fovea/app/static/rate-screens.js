@@ -25,14 +25,14 @@ export function introScreen(asked, isFirst, go) {
       el("ul", { class: "methods" }, asked.guesses.map((name) => el("li", {}, visible(name))))], "Go on", go);
   }
   if (!isFirst) return screen("Practice is over", [el("p", {}, "From now on it counts: ", String(asked.n_items), " items, without feedback. Undo and changes are possible until you finish. Stop whenever you like: the page comes back to the item that you left.")], "Start rating", go);
-  const practice = asked.phase === "practice" ? `First come ${asked.n_items} for practice, with feedback. ` : `There are ${asked.n_items}. `;
+  const practice = asked.phase === "practice" ? `Practice comes first: ${asked.n_items} ${asked.n_items === 1 ? "item" : "items"}, with feedback. ` : `There are ${asked.n_items} items. `;
   return screen(`Hello, ${asked.rater}`, [
     el("p", {}, "You will see examples of text. In each example a ", el("b", {}, "feature"), " of a language model responds to some words: the deeper the shade, the stronger. Each item is one feature. ", practice,
       asked.writes_explanation ? "For each: read the examples, write in a few words what the feature responds to, then answer:" : "For each: read the examples, then answer:"),
     el("p", { class: "question" }, asked.question.replaceAll("{subject}", "the subject")),
     rubricList(asked.points),
     el("p", {}, el("b", {}, "Can\u2019t tell"), " is an answer of its own, not a low point: for features without a reading, or text that you cannot follow. Call a feature ", el("b", {}, "nice"), " if you would show it to others. Judge what is shown, not what you think made it."),
-    el("h2", {}, "Keys"), keyList(),
+    el("div", { class: "for-keys" }, el("h2", {}, "Keys"), keyList()),
     el("p", { class: "hint" }, "Every answer is saved as you give it. You can close the page at any time and come back by the same link.")], "Start", go);
 }
 
@@ -55,7 +55,7 @@ function said(each, points) {
   const marks = [each.nice ? "nice" : null, each.has_note ? "note" : null].filter(Boolean).map((word) => el("span", { class: "badge" }, word));
   if (each.skip_reason !== null) return [el("i", {}, "skipped"), ...marks];
   if (each.cannot_tell) return [el("i", {}, "can\u2019t tell"), ...marks];
-  return [anchor(points[each.specificity] ?? "")[0], ...marks];
+  return [el("b", {}, visible((points[each.specificity] ?? "").split(": ")[0])), ...marks];
 }
 
 export const closingScreen = (asked, lock) => screen("All done", [

@@ -122,8 +122,8 @@ function drawItem(item) {
     (text) => act(async () => { await record({ kind: "finish", text }); await goOn(); }));
   const list = () => act(() => drawReview(Math.floor(number / N_LISTED) * N_LISTED));
   const step = (by) => asked.order[number + by] && act(() => goOn(asked.order[number + by]));
-  const more = el("p", { class: "row more-actions" },
-    asked.phase === "guess" ? null : el("button", { type: "button", class: "quiet", onclick: skip }, "Skip\u2026 ", el("kbd", { "aria-hidden": "true" }, "s")),
+  const more = asked.phase === "guess" ? null : el("p", { class: "row more-actions" },
+    el("button", { type: "button", class: "quiet", onclick: skip }, "Skip\u2026 ", el("kbd", { "aria-hidden": "true" }, "s")),
     asked.phase === "rating" ? el("button", { type: "button", class: "quiet", onclick: stop }, "Stop for good\u2026") : null,
     isReview ? [el("button", { type: "button", class: "quiet", onclick: list }, "Back to the list ", el("kbd", { "aria-hidden": "true" }, "Esc"))] : null);
   const side = el("section", { class: "side", id: "answer", "aria-label": "Answer" }, form.root, more);
@@ -154,11 +154,12 @@ function answerWith(item, steps) {
 }
 
 function drawFeedback(answer) {
-  asked = { ...asked, ...answer, order: asked.order, phase: asked.phase };
+  const isLast = answer.phase !== asked.phase;
+  asked = { ...asked, n_done: isLast ? asked.n_items : answer.n_done, can_undo: answer.can_undo };
+  mark();
   const go = () => act(() => goOn());
   view.side.replaceChildren(feedbackPanel(answer.feedback, go));
   view.side.querySelector("h2").focus();
-  document.getElementById("undo").disabled = !answer.can_undo;
   view = { keys: { Enter: go } };
 }
 
