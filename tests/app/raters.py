@@ -20,8 +20,13 @@ AT = "/rate/one/api"
 
 def run_with_study(run: Path, folder: Path, **changes: Any) -> Path:
     """A copy of `run` with study "one" in it."""
+    made(copy_of(run, folder), **{**SMALL, **changes}).close()
+    return folder
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """A copy of `run` without what other tests may have written there."""
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("notes.sqlite*", "studies"))
-    made(folder, **{**SMALL, **changes}).close()
     return folder
 
 
