@@ -1,6 +1,11 @@
 """Raters for tests: a run with a small study, and the app over it as one rater's browser would speak to it."""
 
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -83,3 +88,35 @@ class Browser:
                 self.rate()
             else:
                 self.say("finish" if now == "review" else "lock")
+
+
+class Served:
+    """`fovea serve` as a process that can be killed and started again at the same port."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.port = run, 0
+        self.process: subprocess.Popen[str] | None = None
+        self.links: dict[str, str] = {}
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "fovea.cli", "serve", str(self.run), "--port", str(self.port)]
+        source = Path(__file__).resolve().parents[2] / "src"
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stdout is not None
+        while "bob" not in self.links or self.port == 0:
+            line = self.process.stdout.readline()
+            assert line, "the server ended before it printed the raters' links"
+            found = re.fullmatch(r"  (\w+): (http://127\.0\.0\.1:(\d+)/rate/\S+)\n", line)
+            if found:
+                self.links[found[1]], self.port = found[2], int(found[3])
+
+    def end(self, how: signal.Signals) -> int:
+        """Stop the process; how it ended."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.send_signal(how)
+        status = self.process.wait(20)
+        self.process.stdout.close()
+        return status

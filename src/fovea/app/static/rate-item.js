@@ -11,7 +11,7 @@ export const CANNOT = "cannot";
 export const panelWords = (item) => (item.panel === "domain" ? `${plain(item.subject)} text` : "general text");
 
 export function question(words, subject) {
-  return words.split("{subject}").flatMap((part, i) => (i ? [el("b", {}, visible(subject)), part] : [part]));
+  return words.split("{subject}").flatMap((part, i) => (i ? [el("b", {}, visible(subject)), visible(part)] : [visible(part)]));
 }
 
 /** An anchored point: its name strong, its explanation after the colon. */

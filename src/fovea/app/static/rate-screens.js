@@ -2,7 +2,7 @@
 
 import { el, visible } from "./render.js";
 import { keyList, rubricList } from "./rate-dialogs.js";
-import { anchor } from "./rate-item.js";
+import { anchor, question } from "./rate-item.js";
 import { read } from "./rate-save.js";
 
 const N_LISTED = 20;
@@ -29,7 +29,7 @@ export function introScreen(asked, isFirst, go) {
   return screen(`Hello, ${asked.rater}`, [
     el("p", {}, "You will see examples of text. In each example a ", el("b", {}, "feature"), " of a language model responds to some words: the deeper the shade, the stronger. Each item is one feature. ", practice,
       asked.writes_explanation ? "For each: read the examples, write in a few words what the feature responds to, then answer:" : "For each: read the examples, then answer:"),
-    el("p", { class: "question" }, asked.question.replaceAll("{subject}", "the subject")),
+    el("p", { class: "question" }, question(asked.question, "the subject")),
     rubricList(asked.points),
     el("p", {}, el("b", {}, "Can\u2019t tell"), " is an answer of its own, not a low point: for features without a reading, or text that you cannot follow. Call a feature ", el("b", {}, "nice"), " if you would show it to others. Judge what is shown, not what you think made it."),
     el("div", { class: "for-keys" }, el("h2", {}, "Keys"), keyList()),
