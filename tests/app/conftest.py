@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -84,3 +85,13 @@ def hostile_link(hostile_run: Path) -> Iterator[str]:
     """Link to the app over `hostile_run`."""
     with serving(hostile_run) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A served run with study "one", to which tests add studies of their own."""
+    from tests.app.raters import TINY, Served, run_with_study  # it needs this file
+
+    server = Served(run_with_study(run, tmp_path_factory.mktemp("rating") / "run", **TINY))
+    yield server
+    assert server.end(signal.SIGINT) == 0

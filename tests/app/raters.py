@@ -20,6 +20,7 @@ from tests.app.conftest import BASE, TOKEN
 from tests.rating.made_study import made
 
 SMALL = {"features_per_arm": 3, "n_practice": 1, "n_guesses": 2, "repeat_share": 0.0}
+TINY = {"features_per_arm": 2, "n_practice": 1, "n_guesses": 1}
 AT = "/rate/one/api"
 
 

@@ -1,34 +1,18 @@
-"""Raters in a real Chromium: the whole way by keyboard alone, reloads, a killed server, two at once, hostile texts."""
+"""Raters in a real Chromium: the whole way by keyboard alone, reloads, a killed server, two at once."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fovea.features.read import Card
 from fovea.rating.state import Answer
 from fovea.rating.study import Study
-from tests.app.hostile import HOSTILE
-from tests.app.raters import Served, run_with_study
-from tests.app.test_browser import until
-from tests.rating.made_study import HOSTILE as HOSTILE_LINE
-from tests.rating.made_study import MadeSource, config, made
+from tests.app.rater_pages import check_layout, explain, heading, idle, item, listen, press, to_rating
+from tests.app.raters import TINY, Served
+from tests.rating.made_study import made
 
 pytestmark = pytest.mark.browser
-TINY = {"features_per_arm": 2, "n_practice": 1, "n_guesses": 1}
-WIDTHS = (360, 390, 768, 1280)
-
-
-@pytest.fixture(scope="module")
-def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Served studies, one for each test that needs its own: "one" to "four"."""
-    folder = run_with_study(run, tmp_path_factory.mktemp("rating") / "run", **TINY)
-    server = Served(folder)
-    yield server
-    assert server.end(signal.SIGINT) == 0
 
 
 @pytest.fixture
@@ -56,73 +40,10 @@ def rating(browser: Any, served: Served, request: pytest.FixtureRequest) -> Iter
     assert [words for words in complaints if not any(each in words for each in (*network, "409"))] == []
 
 
-def listen(page: Any, complaints: list[str]) -> None:
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-
-
-def press(page: Any, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def heading(page: Any, text: str) -> None:
-    until(page, "text => document.querySelector('h1')?.textContent.startsWith(text)", text)
-
-
-def idle(page: Any) -> None:
-    until(page, "() => !document.querySelector('[aria-busy]')")
-
-
-def explain(page: Any, text: str) -> None:
-    """Write and fix an explanation, with keys alone."""
-    page.wait_for_selector(".writing")
-    press(page, "e")
-    page.keyboard.type(text)
-    press(page, "Control+Enter")
-    page.wait_for_selector(".given")
-    idle(page)
-
-
-def item(page: Any) -> str:
-    """The item's heading and its texts."""
-    return page.inner_text(".item-head h1") + page.inner_text(".evidence")
-
-
 def answers(page: Any, rater: int = 1) -> dict[str, Answer]:
     """What the database holds of a rater."""
     session = Study.open(page.study.folder.parent.parent, page.study.name).session(rater)
     return dict(session.answers())
-
-
-def to_rating(page: Any) -> None:
-    """Through practice without a word."""
-    press(page, "Enter")
-    page.wait_for_selector(".writing")
-    press(page, "0", "Enter")
-    page.wait_for_selector(".feedback")
-    press(page, "Enter")
-    heading(page, "Practice is over")
-    press(page, "Enter")
-    heading(page, "Item 1")
-
-
-def check_layout(page: Any) -> None:
-    """Nothing scrolls sideways, everything has a name, one heading, no id twice."""
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, page.inner_text("h1")
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, a[href], input, select, textarea, progress, [role=img]')]
-        .filter(e => e.offsetParent !== null)
-        .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() ||
-            e.labels?.length)).map(e => e.outerHTML)"""
-    )
-    assert not nameless
-    assert page.locator("h1").count() == 1
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert len(ids) == len(set(ids))
 
 
 def test_the_whole_way_by_keyboard_alone(rating: Callable[[str], Any]) -> None:
@@ -338,124 +259,6 @@ def test_stopping_early_needs_a_reason(rating: Callable[[str], Any]) -> None:
     page.fill("#reason", "no time left")
     page.click("dialog button[type=submit]")
     heading(page, "Guess the method")
-
-
-class HostileSource(MadeSource):
-    """Hostile texts in every token, a hostile name for the subject."""
-
-    def card(self, job: str, latent: int) -> Card:
-        card = super().card(job, latent)
-        evidence = []
-        for each in card.evidence:
-            groups = []
-            for group in each.groups:
-                examples = []
-                for n, example in enumerate(group.examples):
-                    texts = [*HOSTILE[:-1], HOSTILE_LINE, HOSTILE[-1] if n == 0 and group.name == "top" else "x"]
-                    pieces = [p._replace(text=texts[i % len(texts)]) for i, p in enumerate(example.pieces)]
-                    pieces[0] = pieces[0]._replace(text=f"{latent}-{n}-{group.name}")
-                    examples.append(example._replace(pieces=tuple(pieces)))
-                groups.append(group._replace(examples=tuple(examples)))
-            evidence.append(each._replace(groups=tuple(groups)))
-        return card._replace(evidence=tuple(evidence))
-
-
-def hostile_study(folder: Path) -> Study:
-    """A study whose subject, methods, rubric and explanations are hostile too."""
-    source = HostileSource(n=40, domains=(HOSTILE[1],))
-    told = folder / "told.jsonl"
-    lines = [
-        {"job": job, "latent": latent, "panel": panel, "text": f"{HOSTILE_LINE} {HOSTILE[latent % 16]}"}
-        for job in source.jobs
-        for latent in range(source.sizes[job])
-        for panel in ("domain", "general")
-    ]
-    told.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plain = config(source)
-    arms = [{"name": HOSTILE[i], "jobs": list(arm.jobs)} for i, arm in enumerate(plain.arm)]
-    rubric = {"question": f"{HOSTILE_LINE} {{subject}}?", "points": [f"{text}: {text}" for text in HOSTILE[:4]]}
-    shown = {"n_strongest": 2, "n_spread": 1, "tokens_around": 15}
-    return made(folder, "bad", source, **TINY, arm=arms, rubric=rubric, explanation=str(told), shown=shown)
-
-
-def assert_inert(page: Any) -> None:
-    found = page.evaluate(
-        """() => ({
-            elements: document.querySelectorAll('main img, main script, main iframe, main style, main svg, dialog img')
-                .length,
-            handlers: [...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())
-                .filter(name => name.startsWith('on')).length,
-            scripts: document.scripts.length,
-            hidden: /[\\u0000-\\u0008\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\u200b]/.test(document.body.textContent),
-        })"""
-    )
-    assert found == {"elements": 0, "handlers": 0, "scripts": 1, "hidden": False}
-
-
-def test_hostile_text_is_inert_in_every_page(browser: Any, served: Served) -> None:
-    study = hostile_study(served.run)
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    alarms: list[str] = []
-    listen(page, alarms)
-    page.on("request", lambda r: alarms.append(r.url) if not r.url.startswith("http://127.0.0.1") else None)
-    page.goto(f"http://127.0.0.1:{served.port}/rate/bad/#t={study.tokens()['ann']}")
-    heading(page, "Hello")
-    assert_inert(page)
-    press(page, "Enter")
-    page.wait_for_selector(".item-page")
-    assert_inert(page)
-    check_layout(page)
-    for text in (HOSTILE[0], "{{7*7}}${7*7}", "[U+202E]gnp.exe", "AAA\u2026[999,600 more characters]"):
-        assert text in page.inner_text(".evidence"), text
-    assert HOSTILE[1] in page.inner_text(".from")
-    press(page, "1", "Enter")
-    page.wait_for_selector(".feedback")
-    assert_inert(page)
-    press(page, "Enter")
-    heading(page, "Practice is over")
-    press(page, "Enter")
-    turn = 0
-    while True:
-        until(page, "() => document.querySelector('.review') || document.querySelector('.item-page .choices')")
-        idle(page)
-        if page.locator(".review").count():
-            break
-        before = page.inner_text("h1")
-        if turn % 2:
-            press(page, "s")
-            page.wait_for_selector("dialog")
-            page.keyboard.insert_text(HOSTILE[turn % 16])
-        else:
-            press(page, "e")
-            page.keyboard.insert_text(HOSTILE_LINE)
-            page.keyboard.press("Escape")
-            press(page, str(turn % 4 + 1))
-        press(page, "Enter")
-        until(page, "before => document.querySelector('h1').textContent !== before", before)
-        assert_inert(page)
-        turn += 1
-    check_layout(page)
-    page.click(".own-answer >> nth=1")
-    heading(page, "Item 2")
-    assert_inert(page)
-    press(page, "?")
-    page.wait_for_selector("dialog .rubric")
-    assert_inert(page)
-    press(page, "Escape")
-    idle(page)
-    press(page, "Escape")
-    page.click("text=Finish rating")
-    page.click("dialog button[type=submit]")
-    heading(page, "Guess the method")
-    assert_inert(page)
-    press(page, "Enter")
-    page.wait_for_selector(".choices")
-    assert_inert(page)
-    assert page.locator(".choices .words").all_inner_texts()[-1] == "cannot say"
-    context.close()
-    study.close()
-    assert alarms == []
 
 
 def test_without_the_link_the_page_says_so_and_takes_it(browser: Any, served: Served) -> None:

@@ -61,7 +61,7 @@ def build(run: Path, place: Place, token: str) -> Starlette:
             Route("/api/session", _session(sessions, token), methods=["GET", "POST"]),
             *_api(explorer, sessions),
             *rater_routes(run, f"fovea-rater-{place.port}"),
-            *asset_routes(dict.fromkeys(PAGES, "index.html") | dict.fromkeys(RATER_PAGES, "rate.html")),
+            *asset_routes({**dict.fromkeys(PAGES, "index.html"), **dict.fromkeys(RATER_PAGES, "rate.html")}),
         ],
         middleware=[Middleware(Shield, hosts=allowed_hosts(place))],
         exception_handlers={404: _not_found, 405: _not_found},
