@@ -179,7 +179,7 @@ function onKey(event) {
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && view.form) { event.preventDefault(); view.form.submit(); return; }
   if (event.ctrlKey || event.metaKey) return;
   if (isText) { if (event.key === "Escape") { event.target.blur(); main.focus({ preventScroll: true }); } return; }
-  if (event.repeat || (event.key === "Enter" && event.target.closest?.("button, a[href]"))) return;
+  if (isBusy || event.repeat || (event.key === "Enter" && event.target.closest?.("button, a[href]"))) return;
   const keys = { "?": () => helpDialog(asked), u: takeBack, ...(view.keys ?? {}) };
   if (!Object.hasOwn(keys, event.key) || !asked) return;
   event.preventDefault();
