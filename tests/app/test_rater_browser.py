@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def rating(browser: Any, served: Served, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+def rating(browser: Any, served: Served) -> Iterator[Callable[[str], Any]]:
     """Opens a new browser context as a rater of the test's own study; complaints on the console fail the test."""
-    name = f"s{abs(hash(request.node.name)) % 10**8}"
+    name = f"s{uuid4().hex[:12]}"
     study = made(served.run, name, **TINY)
     complaints: list[str] = []
     contexts = []
@@ -101,7 +102,7 @@ def test_the_whole_way_by_keyboard_alone(rating: Callable[[str], Any]) -> None:
             press(page, "1", "Enter")
     heading(page, "Your answers")
     check_layout(page)
-    assert page.inner_text("#place") == f"Review \u00b7 {n} of {n} done"
+    assert page.inner_text("#place") == f"Review \u00b7 {n} of {n}"
     for _ in range(20):
         if watch("document.activeElement.classList.contains('own-answer')"):
             break

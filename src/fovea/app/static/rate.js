@@ -55,7 +55,7 @@ async function goOn(wanted) {
 
 function mark() {
   document.getElementById("where").hidden = false;
-  const count = ["locked", "closing"].includes(asked.phase) ? "" : ` \u00b7 ${asked.n_done} of ${asked.n_items} done`;
+  const count = ["locked", "closing"].includes(asked.phase) ? "" : ` \u00b7 ${asked.n_done} of ${asked.n_items}`;
   document.getElementById("place").textContent = PHASES[asked.phase] + count;
   const bar = document.getElementById("progress");
   bar.max = Math.max(1, asked.n_items);
@@ -171,9 +171,10 @@ function takeBack() {
   });
 }
 
-const isTyping = (target) => target.closest?.("textarea, select, dialog, input:not([type='radio'], [type='checkbox'])");
+const isTyping = (target) => target.closest?.("textarea, select, input:not([type='radio'], [type='checkbox'])");
 
 function onKey(event) {
+  if (event.repeat && event.key === "Enter" && !isTyping(event.target)) { event.preventDefault(); return; } // a held key confirms nothing
   if (document.querySelector("dialog[open]") || event.altKey) return;
   const isText = isTyping(event.target);
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && view.form) { event.preventDefault(); view.form.submit(); return; }
