@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 OUT ?= runs/demo
 WORKERS ?= 2
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SET_UP := PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/set_up.sh
 
 .PHONY: help demo test unit check format flags docs clean

@@ -1,4 +1,4 @@
-"""What the server needs for the table of 100,000 latents: first page, sorts, filters, a search. Prints milliseconds.
+"""What the server needs for a table of 100,000 latents: pages, sorts, filters, searches, a latent. Prints milliseconds.
 
 python benchmarks/explorer_table.py [N_LATENTS]     the bar is 300 ms for the first page and for a sort
 """
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -51,18 +52,24 @@ def main() -> None:
             print(f"read all text for the search{time.perf_counter() - began:>17.1f} s")
             for name, query in QUERIES.items():
                 measure(client, name, query)
+            times = [timed(client, f"/api/latents/g/{latent}")[0] for latent in range(0, parts["g"], parts["g"] // 40)]
+            print(f"a latent's page{statistics.median(times):>29.0f} ms, {max(times):.0f} ms at most, of {len(times)}")
 
 
 def measure(client: TestClient, name: str, query: str) -> None:
     """Print the first answer's time, and the median of five more."""
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        answer = client.get(f"/api/latents?{query}")
-        times.append(1000 * (time.perf_counter() - began))
-        assert answer.status_code == 200, answer.text
-    rest = statistics.median(times[1:])
-    print(f"{name:<32}{times[0]:>12.0f} ms, again {rest:.0f} ms, {answer.json()['total']:,} rows")
+    times, answers = zip(*(timed(client, f"/api/latents?{query}") for _ in range(6)), strict=True)
+    n_rows = answers[0].json()["total"]
+    print(f"{name:<32}{times[0]:>12.0f} ms, again {statistics.median(times[1:]):.0f} ms, {n_rows:,} rows")
+
+
+def timed(client: TestClient, address: str) -> tuple[float, Any]:
+    """Milliseconds of a request, and its answer."""
+    began = time.perf_counter()
+    answer = client.get(address)
+    took = 1000 * (time.perf_counter() - began)
+    assert answer.status_code == 200, answer.text
+    return took, answer
 
 
 if __name__ == "__main__":

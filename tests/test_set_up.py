@@ -9,6 +9,8 @@ import pytest
 
 from tests.house import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTHING_TO_FIND = "--no-index --isolated no-such-package-of-fovea"
 SCRIPT = ROOT / "scripts" / "set_up.sh"
 

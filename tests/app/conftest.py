@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fovea.app.security import CSRF_HEADER
@@ -34,11 +35,18 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_hostile(tmp_path_factory.mktemp("app") / "hostile")
 
 
+@pytest.fixture(scope="session")
+def app(run: Path) -> Iterator[Starlette]:
+    """The app over `run`, started."""
+    built = build(run, Place(), TOKEN)
+    with TestClient(built, base_url=BASE):
+        yield built
+
+
 @pytest.fixture
-def anonymous(run: Path) -> Iterator[TestClient]:
+def anonymous(app: Starlette) -> TestClient:
     """The app, for somebody without a cookie."""
-    with TestClient(build(run, Place(), TOKEN), base_url=BASE, headers={"origin": BASE}) as client:
-        yield client
+    return TestClient(app, base_url=BASE, headers={"origin": BASE})
 
 
 def sign_in(client: TestClient, token: str = TOKEN) -> TestClient:

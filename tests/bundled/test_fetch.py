@@ -9,6 +9,8 @@ import pytest
 from fovea.bundled.fetch import extract_member, fetch_wheel, read_member
 from fovea.errors import DownloadError
 
+pytestmark = pytest.mark.slow
+
 MEMBERS = {"tiny_asset/data.txt": b"text of the asset\n" * 1000}
 
 

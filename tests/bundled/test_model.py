@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fovea.bundled.model import SMOLLM2, ModelSource, model_folder
 from fovea.errors import DownloadError
 
+pytestmark = pytest.mark.slow
+
 D_MODEL, D_MLP, N_HEADS, D_VOCAB = 64, 96, 2, 260
 MEMBER = "tiny_lm/tiny.gguf"
 
@@ -189,7 +191,6 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache, source, tiny_gguf
     assert model_folder(source).is_dir()
 
 
-@pytest.mark.slow
 def test_the_bundled_lm_is_whole_and_knows_the_capital_of_france():
     folder = model_folder(SMOLLM2, verify=True)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)

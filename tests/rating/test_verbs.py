@@ -12,6 +12,8 @@ from fovea.rating.visible import visible
 from tests.features.made import make
 from tests.rating.made_study import work
 
+pytestmark = pytest.mark.slow
+
 ARMS = ["--arm", "ssae=ssae-batch_topk-k16-s0", "--arm", "direct=direct-batch_topk-k16-s0"]
 SHOWN = "[shown]\nn_strongest = 4\nn_spread = 2\ntokens_around = 5\n"
 CONFIG = f'n_practice = 2\nn_guesses = 4\n{SHOWN}[[rater]]\nname = "ann"\n'

@@ -187,6 +187,7 @@ def _listen(place: Place) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((place.host, place.port))
+        listener.listen(128)  # before the link is printed: who opens it at once waits and is not refused
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
