@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "fovea"
 
 LAYERS = (
-    ("errors", "config", "atomic"),
+    ("errors", "config", "atomic", "tensorfile"),
     ("bundled",),
     ("lm",),
     ("data",),

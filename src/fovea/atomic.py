@@ -1,17 +1,12 @@
 """Files that are either complete or absent: temporary file in the same folder, fsync, rename."""
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 _SUFFIX = ".partial"
 
@@ -74,17 +69,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented json with a final newline, atomically. NaN is refused: missing is null."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically."""
-    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(contiguous, temporary, metadata=dict(metadata or {}))
-        except SafetensorError as error:  # what safetensors makes of a full disk
-            raise OSError(errno.EIO, str(error), str(path)) from error
-        temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
 
 
 def _sync_folder(folder: Path) -> None:

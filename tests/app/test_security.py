@@ -21,7 +21,7 @@ READS = (
     "/api/latents.csv",
 )
 WRITES = ("/api/marks", "/api/export", "/api/prompt")
-MARK = {"job": "g", "latent": 1, "action": "flag"}
+MARK = {"job": "g", "latent": 1, "action": "unflag"}
 
 
 @pytest.mark.parametrize("path", READS)

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from fovea.data.tokenizer import PlainTokenizer
-from fovea.features.text import pieces, read_vocabulary, token_bytes, write_vocabulary
+from fovea.features.spelling import token_bytes
+from fovea.features.text import pieces, read_vocabulary, write_vocabulary
 from tests import builders
 from tests.lm import tiny
 

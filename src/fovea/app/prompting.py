@@ -5,10 +5,12 @@ The lm and the SAEs are loaded by the first text and kept; texts that come meanw
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fovea.app.payload import cut
-from fovea.features.prompt import Prompt, fire
+
+if TYPE_CHECKING:
+    from fovea.features.prompt import Prompt
 
 
 class Prompter:
@@ -26,10 +28,13 @@ class Prompter:
             RunError: the run's evidence is stale.
         """
         with self._loading:
+            # Here, because it brings torch and transformers, seconds that a look at the features does not need.
+            from fovea.features.prompt import fire
+
             return _payload(fire(self._run, text))
 
 
-def _payload(prompt: Prompt) -> dict[str, Any]:
+def _payload(prompt: "Prompt") -> dict[str, Any]:
     return {
         "texts": [cut(token.text) for token in prompt.tokens],
         "ids": [token.token_id for token in prompt.tokens],

@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.atomic import write_json, write_tensors
+from fovea.atomic import write_json
 from fovea.errors import RunError
+from fovea.tensorfile import write_tensors
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import write_tensors
 from fovea.errors import SAEError
+from fovea.tensorfile import write_tensors
 
 _ROWS = 4096
 "Rows encoded at once; bounds memory to _ROWS x d_sae latents."

@@ -18,8 +18,8 @@ from jaxtyping import Float, Float64, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.atomic import write_tensors
 from fovea.errors import RunError
+from fovea.tensorfile import write_tensors
 
 _LOG = logging.getLogger("fovea")
 _FORMAT = "fovea-sums-1"

@@ -28,7 +28,8 @@ from fovea.features.files import FORMAT, Paths, read_manifest, write_manifest
 from fovea.features.hashing import AROUND
 from fovea.features.links import Unembedding
 from fovea.features.parts import Part, load_part, part_path, save_part
-from fovea.features.text import token_bytes, write_vocabulary
+from fovea.features.spelling import token_bytes
+from fovea.features.text import write_vocabulary
 from fovea.sae.files import SAEMetadata, save_sae
 
 log = logging.getLogger("fovea")

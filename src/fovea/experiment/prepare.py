@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import write_json, write_tensors
+from fovea.atomic import write_json
 from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, sample_rows
 from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
@@ -26,6 +26,7 @@ from fovea.lm.load import load_lm
 from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
+from fovea.tensorfile import write_tensors
 
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192

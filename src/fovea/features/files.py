@@ -18,10 +18,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
-from fovea.atomic import replacing, write_json, write_tensors
+from fovea.atomic import replacing, write_json
 from fovea.errors import RunError
 
 FORMAT = 1
@@ -223,6 +222,10 @@ def write_manifest(run: Path, content: Mapping[str, Any], inputs: Sequence[str])
 
 def write_contexts(paths: Paths, corpus: str, contexts: CorpusContexts) -> None:
     """Write the contexts of a corpus, atomically."""
+    import torch
+
+    from fovea.tensorfile import write_tensors
+
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(getattr(contexts, name)))
         for name in ("numbers", "tokens", "documents", "starts")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from fovea.atomic import write_tensors
 from fovea.features.collect import Gathered, Totals
 from fovea.features.kept import Entries
+from fovea.tensorfile import write_tensors
 
 _ENTRIES = ("top", "sample")
 

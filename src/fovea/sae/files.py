@@ -22,12 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import write_json, write_tensors
+from fovea.atomic import write_json
 from fovea.config import Config
 from fovea.errors import ModelError, SAEError, UnknownReferenceError
 from fovea.lm.hookpoint import HookPoint
 from fovea.sae.architectures import FILE_FORMS
 from fovea.sae.base import SAE, PreBias, Weights
+from fovea.tensorfile import write_tensors
 
 SAE_LENS_VERSION = "6.54.12"
 "The release whose layout this is; older than 6 (or absent) would make sae_lens rewrite the file as a legacy one."

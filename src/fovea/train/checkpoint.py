@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import new_folder, write_json, write_tensors
+from fovea.atomic import new_folder, write_json
 from fovea.errors import RunError
+from fovea.tensorfile import write_tensors
 from fovea.train.job import Job
 from fovea.train.stream import Stream
 
