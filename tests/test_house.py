@@ -105,6 +105,19 @@ def test_imports_point_left_only(module: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_shapes_are_checked_wherever_arrays_are_annotated() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    (hook,) = (option for option in options if option.startswith("--jaxtyping-packages="))
+    *checked, checker = hook.partition("=")[2].split(",")
+    assert checker == "beartype.beartype"
+    annotated = {
+        module for module, tree in trees().items() if any(name.startswith("jaxtyping") for name, _ in imports(tree))
+    }
+    assert annotated, "no module annotates arrays: the search is wrong"
+    missed = {module for module in annotated if not any(f"{module}.".startswith(f"{each}.") for each in checked)}
+    assert not missed, f"add them to --jaxtyping-packages in pyproject.toml: {sorted(missed)}"
+
+
 def test_no_two_modules_import_each_other() -> None:
     """At import time: an import inside a function may close a circle."""
     needs = {module: _needed_at_import(tree) - {module} for module, tree in trees().items() if module != "fovea"}

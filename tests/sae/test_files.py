@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_no_sae_behind(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fovea.atomic.save_file", full)
+    monkeypatch.setattr("fovea.tensorfile.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_sae(build("relu"), tmp_path / "sae", metadata=METADATA)
     assert list((tmp_path / "sae").iterdir()) == []
