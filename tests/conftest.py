@@ -3,12 +3,14 @@
 make test = unit tests -> browser and slow tests;  make unit = the unit tests alone
 """
 
+import asyncio
 import importlib.util
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,12 @@ def browser(chromium: str) -> Iterator[Any]:
             launched = driver.chromium.launch(executable_path=chromium, args=_BROWSER_ARGUMENTS)
             yield launched
             launched.close()
+
+
+def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine, in a thread of its own: Playwright's sync driver leaves a running loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def pytest_report_header() -> list[str]:

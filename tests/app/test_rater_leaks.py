@@ -5,7 +5,6 @@ is gathered as it leaves the app. A classifier that is given all that is not tex
 must find the methods as soon as the padding is taken away.
 """
 
-import asyncio
 import json
 import re
 import time
@@ -23,6 +22,7 @@ from fovea.features.read import Card, Evidence, Example, Group, Piece
 from fovea.rating.study import Study
 from tests.app.conftest import BASE
 from tests.app.raters import AT, app_of, copy_of
+from tests.conftest import run_async
 from tests.rating.made_study import WORDS, MadeSource, made
 
 N_SHUFFLES, N_DEVIATIONS = 40, 5
@@ -133,7 +133,7 @@ def gathered(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ga
     shown = {"n_strongest": 2, "n_spread": 1, "tokens_around": 4}
     size = {"features_per_arm": 109, "n_practice": 0, "n_guesses": 4, "shown": shown}
     study = made(folder, source=LongTexts(n=140), explanation="none", **size)
-    items, others = asyncio.run(gather(folder, study.tokens()["ann"]))
+    items, others = run_async(gather(folder, study.tokens()["ann"]))
     yield Gathered(items, others, arms_of(study), study)
     study.close()
 

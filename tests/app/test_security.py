@@ -11,6 +11,7 @@ from fovea.app.security import CSRF_HEADER, Limits, Sessions, Shield
 from fovea.app.server import Place, allowed_hosts, build, serve
 from fovea.errors import ConfigError, RunError
 from tests.app.conftest import BASE, TOKEN, sign_in
+from tests.conftest import run_async
 
 READS = (
     "/api/run",
@@ -252,8 +253,8 @@ def test_a_slow_request_and_a_slow_answer_end() -> None:
     async def all_at_once() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    assert asyncio.run(status(silence, Limits(body_seconds=0.05))) == 408
-    assert asyncio.run(status(all_at_once, Limits(seconds=0.05))) == 504
+    assert run_async(status(silence, Limits(body_seconds=0.05))) == 408
+    assert run_async(status(all_at_once, Limits(seconds=0.05))) == 504
 
 
 def test_a_host_that_others_reach_needs_a_word(run: Path) -> None:
