@@ -14,7 +14,9 @@ def listen(page: Any, complaints: list[str]) -> None:
 
 
 def press(page: Any, *keys: str) -> None:
+    """Keys, each when the page listens: while a step is on its way they are dropped."""
     for key in keys:
+        idle(page)
         page.keyboard.press(key)
 
 
