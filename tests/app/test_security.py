@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from fovea.app.security import CSRF_HEADER, Limits, Sessions, Shield
 from fovea.app.server import Place, allowed_hosts, build, serve
+from fovea.app.start import serve_run
 from fovea.errors import ConfigError, RunError
 from tests.app.conftest import BASE, TOKEN, sign_in
 from tests.conftest import run_async
@@ -266,3 +267,9 @@ def test_a_host_that_others_reach_needs_a_word(run: Path) -> None:
 def test_without_evidence_serving_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="fovea features"):
         serve(tmp_path, Place(port=0), is_remote_allowed=False, say=print)
+
+
+def test_without_the_extra_serving_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fovea.app.start.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"fovea-sae\[app\]"):
+        serve_run(tmp_path, address=("127.0.0.1", 0), say=print)
