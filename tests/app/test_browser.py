@@ -76,6 +76,7 @@ def test_without_the_link_a_page_says_how_to_sign_in(browser: Any, link: str) ->
     opened.fill("input[name=link]", link)
     opened.click("button[type=submit]")
     opened.wait_for_selector("h1:has-text('g #1')")
+    assert "t=" not in opened.url
     context.close()
 
 

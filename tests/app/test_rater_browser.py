@@ -255,6 +255,8 @@ def test_stopping_early_needs_a_reason(rating: Callable[[str], Any]) -> None:
     page = rating("ann")
     to_rating(page)
     page.click("text=Stop for good")
+    page.click("dialog button[type=submit]")
+    assert "needed" in page.inner_text("dialog [role=alert]")
     page.fill("#reason", "no time left")
     page.click("dialog button[type=submit]")
     heading(page, "Guess the method")
