@@ -119,8 +119,9 @@ def _go_on(page: Page, title: str) -> None:
     if title.startswith("Your answers"):
         page.focus("text=Finish rating")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(150)
-    if page.locator("dialog[open]").count():
+    if title.startswith(("Your answers", "All done")):
+        page.wait_for_selector("dialog[open]")
+        page.keyboard.press("Tab")  # away from "Not yet"
         page.keyboard.press("Enter")
         page.wait_for_selector("dialog", state="detached")
 

@@ -8,6 +8,7 @@
     |-- SAEError          weights do not fit the lm, the hook point or themselves
     |-- RunError          a run folder is taken, incomplete or does not belong to this experiment
     |-- StudyError        a blind study cannot be made, or does not allow this step in its state
+    |   `-- StudyBusyError    its database is held by another program for now
     `-- DownloadError     a package that holds an asset cannot be fetched or is damaged
 
 A message says what is wrong, the value, what is allowed and what to do. The command line prints it and exits with 2.
@@ -44,6 +45,10 @@ class RunError(FoveaError):
 
 class StudyError(FoveaError):
     """A blind study cannot be made, or does not allow this step in its state."""
+
+
+class StudyBusyError(StudyError):
+    """The database of a study is held by another program for now: the same step may be tried again."""
 
 
 class DownloadError(FoveaError):

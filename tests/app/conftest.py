@@ -76,7 +76,7 @@ def serving(run: Path) -> Iterator[str]:
         yield found.group()
     finally:
         process.send_signal(signal.SIGINT)
-        status = process.wait(20)
+        status = process.wait(60)
         process.stdout.close()
     assert status == 0
 

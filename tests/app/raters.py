@@ -118,6 +118,6 @@ class Served:
         assert self.process is not None
         assert self.process.stdout is not None
         self.process.send_signal(how)
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self.process.stdout.close()
         return status

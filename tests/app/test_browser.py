@@ -50,7 +50,7 @@ def numbers(texts: list[str]) -> list[float]:
 
 def until(page: Any, condition: str, value: Any = None) -> None:
     """Wait until a function of the page is true; Playwright's own way needs eval, which our policy refuses."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not page.evaluate(condition, value):
         assert time.monotonic() < deadline, condition
         time.sleep(0.03)

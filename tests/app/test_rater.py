@@ -18,7 +18,7 @@ from tests.app.raters import AT, Browser, app_of, run_with_study, tokens_of
 from tests.app.test_security import READS, WRITES
 from tests.rating.made_study import made
 
-RATER_READS = ("state", "item", "answers", "session")
+RATER_READS = ("state", "item", "feedback", "answers", "session")
 RATER_WRITES = ("event", "undo")
 
 
@@ -66,6 +66,48 @@ def test_practice_has_feedback_and_no_answer_tells_of_the_log(ann: Browser) -> N
     told = ann.say("rate", item=found["id"], specificity=2)
     assert told["feedback"]["anchor"].startswith("Mostly")
     assert set(told) == {"feedback", "phase", "n_done", "n_items", "n_skipped", "can_undo"}
+
+
+def test_feedback_is_told_again_until_the_next_item_is_looked_at(folder: Path) -> None:
+    made(folder, "practice", features_per_arm=2, n_practice=2).close()
+    ann = Browser(app_of(folder), tokens_of(folder, "practice")["ann"], "/rate/practice/api")
+    none = {"item": None, "feedback": None}
+    assert ann.get("feedback") == none
+    for number in (1, 2):
+        found = ann.item()
+        feedback = ann.say("rate", item=found["id"], cannot_tell=True)["feedback"]
+        assert ann.get("state")["has_feedback"]
+        for _ in range(2):
+            told = ann.get("feedback")
+            assert told["feedback"] == feedback
+            assert (told["item"]["id"], told["item"]["groups"]) == (found["id"], found["groups"])
+            assert (told["number"], told["n_items"]) == (number, 2)
+        ann.item()
+        assert ann.get("feedback") == none
+        assert not ann.get("state")["has_feedback"]
+
+
+def test_practice_is_undone_until_the_first_item_that_counts_is_looked_at(ann: Browser) -> None:
+    practised = ann.rate()
+    assert ann.get("state")["phase"] == "rating"
+    assert ann.get("state")["can_undo"]
+    assert ann.post("undo").json()["item"] == practised
+    assert ann.get("state")["phase"] == "practice"
+    assert ann.rate() == practised
+    ann.item()
+    assert not ann.get("state")["can_undo"]
+    assert ann.post("undo").json()["item"] is None
+    assert ann.get("state")["phase"] == "rating"
+
+
+def test_an_emptied_field_is_not_nothing(ann: Browser) -> None:
+    ann.until("rating")
+    found = ann.item()
+    assert found["draft"] is None
+    ann.rate(cannot_tell=True, note="of the answer")
+    again = ann.get("item", id=found["id"])["item"]
+    ann.say("draft", item=found["id"], seen=again["seen"], text="")
+    assert ann.get("item", id=found["id"])["item"]["draft"] == ""
 
 
 def test_a_step_sent_twice_counts_once(ann: Browser) -> None:

@@ -32,6 +32,7 @@ KEYS = {
     "peak", "pieces", "specificity", "cannot_tell", "nice", "note", "skip_reason", "guess", "is_done", "phase",
     "n_done", "n_items", "n_skipped", "can_undo", "rater", "is_over", "question", "points", "writes_explanation",
     "has_practice", "guesses", "order", "answers", "words", "has_note", "feedback", "csrf",
+    "has_feedback",
 }  # fmt: skip
 "All that an answer may call something; none of these is a number of the feature, but for shades and places of peaks."
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fovea.app.security import WRITES, Sessions
-from fovea.errors import ConfigError, FoveaError, UnknownReferenceError
+from fovea.errors import ConfigError, FoveaError, StudyBusyError, UnknownReferenceError
 
 MAX_DEPTH = 8
 
@@ -88,6 +88,8 @@ def _answer(endpoint: Endpoint, call: Call) -> Response:
         return failure(400, str(error))
     except ValidationError as error:
         return failure(422, _sentence(error))
+    except StudyBusyError as error:
+        return failure(503, str(error))
     except FoveaError as error:
         return failure(409, str(error))
     except sqlite3.Error as error:

@@ -36,6 +36,10 @@ class Desk:
         """What the cookie of a rater says."""
         return f"{self.study.name}_{rater.number}"
 
+    def name(self, subject: str) -> str:
+        """The rater's name, which a page shows so that two who share a browser notice."""
+        return self.rater(subject).name
+
     def rater(self, subject: str) -> RaterSession:
         """The rater whom a cookie of this study names."""
         name, _, number = subject.rpartition("_")
@@ -61,12 +65,21 @@ class Desks:
             known = self._open.get(name)
             if known is not None and known[0] == identity:
                 return known[1]
+            if known is not None:
+                known[1].study.close()
             try:
                 desk = Desk(Study.open(self._run, name), self._cookie)
             except StudyError:
                 return None
             self._open[name] = identity, desk
             return desk
+
+    def close(self) -> None:
+        """Close the databases; the last connection to one folds its write-ahead log into the file."""
+        with self._lock:
+            for _, desk in self._open.values():
+                desk.study.close()
+            self._open.clear()
 
 
 def _cookie_key(study: Study) -> bytes:

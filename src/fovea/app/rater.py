@@ -8,8 +8,8 @@ what is opened here never holds the mapping. Nothing of the explorer can be reac
 reverse: names, keys and paths of the cookies differ.
 """
 
+import sqlite3
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -34,20 +34,15 @@ N_LISTED = 20
 N_WORDS = 120
 "Characters of an explanation or reason in that list."
 _NOT_SIGNED_IN = "not signed in: open the link that was given to you"
+_NOT_READ = "the study's files cannot be read now; try again"
 
 RaterEndpoint = Callable[[RaterSession, Call], dict[str, Any]]
 Served = Callable[[Request], Awaitable[Response]]
 
 
-def rater_routes(run: Path, cookie: str) -> list[BaseRoute]:
-    """Routes below /rate for the studies of a run.
-
-    Args:
-        run: The run folder; its studies are looked up there and nowhere else.
-        cookie: Name for the raters' cookie (it differs from the owner's and between ports).
-    """
-    desks = Desks(run, cookie)
-    reads: dict[str, RaterEndpoint] = {"state": state, "item": item, "answers": answers}
+def rater_routes(desks: Desks) -> list[BaseRoute]:
+    """Routes below /rate for the studies of a run."""
+    reads: dict[str, RaterEndpoint] = {"state": state, "item": item, "feedback": told, "answers": answers}
     writes: dict[str, RaterEndpoint] = {"event": event, "undo": undo}
     at = "/rate/{name}/api"
     return [
@@ -61,10 +56,16 @@ def _of_study(desks: Desks, serve: Callable[[Request, Desk], Awaitable[Response]
     """Find the study of the address; give every answer the study's size."""
 
     async def found(request: Request) -> Response:
-        desk = await run_in_threadpool(desks.find, request.path_params["name"])
+        try:
+            desk = await run_in_threadpool(desks.find, request.path_params["name"])
+        except (OSError, sqlite3.Error):
+            return padded(failure(503, _NOT_READ), STEP)
         if desk is None:
             return padded(failure(401, _NOT_SIGNED_IN), STEP)
-        return padded(await serve(request, desk), desk.size)
+        try:
+            return padded(await serve(request, desk), desk.size)
+        except sqlite3.Error:
+            return padded(failure(503, _NOT_READ), desk.size)
 
     return found
 
@@ -80,13 +81,15 @@ def _served(desks: Desks, endpoint: RaterEndpoint) -> Served:
 
 
 def _session(desks: Desks) -> Served:
-    """GET: the CSRF value of the cookie. POST with the token of a rater's link: a cookie."""
+    """GET: whose cookie it is, and its CSRF value. POST with the token of a rater's link: a cookie."""
 
     async def serve(request: Request, desk: Desk) -> Response:
         if request.method not in WRITES:
-            if desk.sessions.subject(request) is None:
+            subject = desk.sessions.subject(request)
+            if subject is None:
                 return failure(401, _NOT_SIGNED_IN)
-            return respond(Reply({"csrf": desk.sessions.csrf(request)}))
+            name = await run_in_threadpool(desk.name, subject)
+            return respond(Reply({"csrf": desk.sessions.csrf(request), "rater": name}))
         try:
             body = parse(await request.body())
         except ConfigError as error:
@@ -111,6 +114,7 @@ def state(rater: RaterSession, call: Call) -> dict[str, Any]:
     return {
         "rater": rater.name,
         "is_over": rater.is_over(),
+        "has_feedback": rater.told() is not None,
         **progress._asdict(),
         "question": rubric.question,
         "points": rubric.points,
@@ -126,6 +130,16 @@ def item(rater: RaterSession, call: Call) -> dict[str, Any]:
     wanted = call.query.get("id")
     found = rater.next_item() if wanted is None else rater.item(wanted)
     return {"item": None if found is None else _item(found), **rater.progress()._asdict()}
+
+
+def told(rater: RaterSession, call: Call) -> dict[str, Any]:
+    """The practice item that was rated last, with its feedback, until the next item is asked for; else nulls."""
+    del call
+    found = rater.told()
+    if found is None:
+        return {"item": None, "feedback": None}
+    place = {"number": found.number, "n_items": found.n_items}
+    return {"item": _item(found.item), "feedback": found.feedback._asdict(), **place}
 
 
 def _item(found: BlindItem) -> dict[str, Any]:

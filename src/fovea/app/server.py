@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from fovea.app.assets import asset_routes
 from fovea.app.calls import Reply, failure, parse, protected, respond
+from fovea.app.desks import Desks
 from fovea.app.explorer import Explorer
 from fovea.app.rater import PAGES as RATER_PAGES
 from fovea.app.rater import rater_routes
@@ -48,6 +49,7 @@ def build(run: Path, place: Place, token: str) -> Starlette:
     """
     explorer = Explorer(run)
     sessions = Sessions(f"fovea-owner-{place.port}", secrets.token_bytes(32))
+    desks = Desks(run, f"fovea-rater-{place.port}")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -55,12 +57,13 @@ def build(run: Path, place: Place, token: str) -> Starlette:
         explorer.start()
         yield
         explorer.stop()
+        desks.close()
 
     app = Starlette(
         routes=[
             Route("/api/session", _session(sessions, token), methods=["GET", "POST"]),
             *_api(explorer, sessions),
-            *rater_routes(run, f"fovea-rater-{place.port}"),
+            *rater_routes(desks),
             *asset_routes({**dict.fromkeys(PAGES, "index.html"), **dict.fromkeys(RATER_PAGES, "rate.html")}),
         ],
         middleware=[Middleware(Shield, hosts=allowed_hosts(place))],

@@ -56,7 +56,8 @@ class BlindItem(NamedTuple):
     "To be read; None where raters write."
     stage: Stage
     answer: Answer
-    draft: str
+    draft: str | None
+    "None where nothing is typed; an emptied field is not nothing."
     seen: str
     "Stands for all that was answered of the item: another tab's step changes it."
 
@@ -68,6 +69,16 @@ class Feedback(NamedTuple):
     "The rubric's words for the point that was chosen; empty where the rater could not tell."
     fact: str
     "How concentrated the feature is on the subject's text."
+
+
+class Told(NamedTuple):
+    """A rated practice item with its feedback, until the next one is looked at."""
+
+    item: BlindItem
+    feedback: Feedback
+    number: int
+    "Its place among the practice items, from 1."
+    n_items: int
 
 
 class Receipt(NamedTuple):
@@ -145,6 +156,16 @@ class RaterSession:
             current = self._refresh().current
             return None if current is None else self.item(current)
 
+    def told(self) -> Told | None:
+        """The practice item whose feedback the rater has not left yet; looking at it again is not logged."""
+        with self._lock:
+            event = self._refresh().told
+            feedback = None if event is None else self._feedback(event)
+            if event is None or feedback is None:
+                return None
+            item, order = str(event.item), self._state.order("practice")
+            return Told(self._blind(self._state, item), feedback, order.index(item) + 1, len(order))
+
     def item(self, identity: str) -> BlindItem:
         """One item of the phase, as a page may show it. Looking is logged, so that a restart comes back to it.
 
@@ -180,7 +201,7 @@ class RaterSession:
             explanation=body["explanation"],
             stage=self._stage(state, identity, answer),
             answer=answer,
-            draft=state.drafts.get(identity, ""),
+            draft=state.drafts.get(identity),
             seen=_digest(answer),
         )
 

@@ -3,7 +3,8 @@
     practice --> rating --> review --finish--> guess --> closing --lock--> locked
 
 Practice and guess are passed over in a study without them. Answers are changeable until `finish`, guesses until `lock`;
-undo takes back the latest step of the phase. Every change stays in the log.
+undo takes back the latest step of the phase, and that of practice until the first item that counts is looked at. Every
+change stays in the log.
 """
 
 from collections.abc import Iterable, Sequence
@@ -61,6 +62,8 @@ class RaterState:
         self.touched: str | None = None
         "The item that was last looked at and not answered since."
         self.opened_at: float | None = None
+        self.has_begun = False
+        "An item that counts was looked at: practice is over for good."
         self.is_finished = False
         self.is_locked = False
         self.last_seq = 0
@@ -79,6 +82,7 @@ class RaterState:
                 self._fold(event, event.item)
 
     def _fold(self, event: Stored, item: str) -> None:
+        self.has_begun |= self.items[item].phase == "rating"
         if event.kind in STEPS:
             self._steps[item].append(event)
             self._undoable.append(event)
@@ -163,9 +167,17 @@ class RaterState:
             return None
         latest = self._undoable[-1]
         phase = self.items[str(latest.item)].phase
-        if phase == "practice" and self.phase != "practice":
+        if phase == "practice" and self.has_begun:
             return None
         return latest if (phase == "guess") == self.is_finished else None
+
+    @property
+    def told(self) -> Stored | None:
+        """The rating of a practice item whose feedback is on the page: the latest step, and nothing looked at since."""
+        latest = self.undoable
+        if latest is None or latest.kind != "rate" or self.touched is not None:
+            return None
+        return latest if self.items[str(latest.item)].phase == "practice" else None
 
     def progress(self) -> Progress:
         """How far the rater is in the phase."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fovea.errors import StudyError
+from fovea.errors import StudyBusyError, StudyError
 
 FORMAT = 1
 _TABLES = ("fact", "rater", "evidence", "item", "event", "closed")
@@ -35,6 +35,8 @@ CREATE TABLE event (
 );
 CREATE INDEX event_of_rater ON event (rater, seq);
 """
+BUSY_SECONDS = 5.0
+"How long a write waits for another program's: less than a page waits for its answer, so that waits do not pile up."
 OWNER = 0
 "Rater number of the study's owner, whose only event is the unblinding."
 
@@ -136,7 +138,10 @@ class Store:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                raise StudyError(f"the study's database cannot be written ({error}); nothing was recorded") from None
+                raise StudyBusyError(
+                    f"the study's database cannot be written now ({error}): another program may hold it; "
+                    "nothing was recorded, try again"
+                ) from None
             try:
                 yield
                 self._connection.execute("COMMIT")
@@ -162,7 +167,7 @@ def _stored(row: tuple[Any, ...]) -> Stored:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "recursive_triggers = ON", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("PRAGMA trusted_schema = OFF")

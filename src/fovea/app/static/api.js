@@ -6,14 +6,25 @@ export class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }
 
-/** Trade the token in the fragment (if there is one) for a cookie, take it out of the address, learn the CSRF value. */
-export async function signIn(base = "") {
+/**
+ * Trade the token in the fragment (if there is one) for a cookie, take it out of the address, learn the CSRF value. Where
+ * no answer comes the token stays in the address, so that a reload tries again. `check` may refuse what the server says.
+ */
+export async function signIn(base = "", ms = 0, check = () => {}) {
   const token = new URLSearchParams(window.location.hash.slice(1)).get("t");
   if (token) {
-    window.history.replaceState(null, "", window.location.pathname + window.location.search);
-    await send(`${base}/api/session`, { token });
+    const forget = () => window.history.replaceState(null, "", window.location.pathname + window.location.search);
+    try {
+      await send(`${base}/api/session`, { token }, ms);
+    } catch (error) {
+      if (error instanceof Refused && error.status < 500) forget();
+      throw error;
+    }
+    forget();
   }
-  csrf = (await get(`${base}/api/session`)).csrf;
+  const session = await get(`${base}/api/session`, null, ms);
+  check(session);
+  csrf = session.csrf;
 }
 
 const within = (ms) => (ms ? { signal: AbortSignal.timeout(ms) } : {});

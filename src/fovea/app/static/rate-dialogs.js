@@ -1,11 +1,11 @@
 // The raters' dialogs: a reason that is required, a confirmation, the rubric and the keys.
 
 import { el } from "./render.js";
-import { anchor } from "./rate-item.js";
+import { anchor, keyOf } from "./rate-item.js";
 
 const KEYS = [
-  ["1 2 3 \u2026", "choose a point (or a method, when guessing)"],
-  ["0 t", "can\u2019t tell"],
+  ["1 2 3 \u2026 0", "choose what stands beside the number"],
+  ["t", "can\u2019t tell"],
   ["n", "nice"],
   ["e", "write the explanation; after it is fixed, a note"],
   ["Enter", "submit; Ctrl+Enter from a text field"],
@@ -27,12 +27,12 @@ const close = (words) => el("button", { type: "button", onclick: (event) => even
 
 export const keyList = () => el("dl", { class: "pairs" }, KEYS.map(([keys, words]) => [el("dt", {}, keys.split(" ").map((key) => [el("kbd", {}, key), " "])), el("dd", {}, words)]));
 
-export const rubricList = (points) => el("ol", { class: "rubric" }, points.map((text, i) => el("li", {}, i < 9 ? el("kbd", {}, String(i + 1)) : el("span"), el("span", {}, anchor(text)))));
+export const rubricList = (points) => el("ol", { class: "rubric" }, points.map((text, i) => el("li", {}, el("kbd", {}, keyOf(i)), el("span", {}, anchor(text)))));
 
 export function helpDialog(asked) {
   if (document.querySelector("dialog[open]")) return;
-  show(el("dialog", { "aria-labelledby": "help-title" }, el("h2", { id: "help-title" }, "Keys"), keyList(),
-    asked ? [el("h2", {}, "Points"), rubricList(asked.points)] : null, el("p", { class: "end" }, close("Close"))));
+  show(el("dialog", { "aria-label": "Rubric and keys" }, asked ? [el("h2", {}, "Points"), rubricList(asked.points)] : null,
+    el("h2", {}, "Keys"), keyList(), el("p", { class: "end" }, close("Close"))));
 }
 
 /** Ask for a reason; `then` gets it when it is not empty. */
@@ -52,9 +52,9 @@ export function reasonDialog({ title, words, action }, then) {
 }
 
 export function confirmDialog({ title, words, action }, then) {
-  const sure = el("button", { type: "submit" }, action);
+  const not = close("Not yet");
   const dialog = el("dialog", { "aria-labelledby": "sure-title" }, el("h2", { id: "sure-title" }, title), el("p", {}, words),
-    el("form", { onsubmit: (event) => { event.preventDefault(); dialog.close(); then(); } }, el("p", { class: "row end" }, close("Not yet"), sure)));
+    el("form", { onsubmit: (event) => { event.preventDefault(); dialog.close(); then(); } }, el("p", { class: "row end" }, not, el("button", { type: "submit" }, action))));
   show(dialog);
-  sure.focus();
+  not.focus(); // Enter pressed once too often ends nothing
 }

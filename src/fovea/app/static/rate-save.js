@@ -6,10 +6,21 @@ import { Refused, get, send, signIn } from "./api.js";
 export const base = window.location.pathname.match(/^\/rate\/[^/]+/)?.[0] ?? "";
 const PATIENCE = 20000; // ms for one try
 const PAUSES = [1000, 2000, 4000, 8000]; // ms between tries; the last one stays
+let who = null; // the rater of this page
 let chain = Promise.resolve();
 let wake = () => {};
 
 const newKey = () => Array.from(window.crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Sign in by the link or the cookie; `who` of the page is then whoever that is. */
+export async function enter() {
+  await untilAnswered(() => signIn(base, PATIENCE, (session) => { who = session.rater; }), "Not signed in", false);
+}
+
+/** All tabs of a browser share the study's cookie: on a page of one rater nothing is shown or recorded for another. */
+export function checkRater(now) {
+  if (now !== who) throw new Refused(401, `this browser is signed in as ${now} now, so nothing more is saved for ${who} here; to go on as ${who}, open ${who}\u2019s link again`);
+}
 
 /** Record a step; resolves when it is on the disk, rejects with Refused where it does not fit. */
 export function record(step) { return line("event", step); }
@@ -28,8 +39,7 @@ export function read(path, query = {}) {
   return untilAnswered(() => get(`${base}/api/${path}`, new URLSearchParams(query), PATIENCE), "Not loaded");
 }
 
-async function untilAnswered(ask, what) {
-  let wasRenewed = false;
+async function untilAnswered(ask, what, mayRenew = true) {
   for (let n = 0; ; n += 1) {
     try {
       const answer = await ask();
@@ -37,14 +47,16 @@ async function untilAnswered(ask, what) {
       return answer;
     } catch (error) {
       const isAnswer = error instanceof Refused && error.status < 500 && error.status !== 408;
-      if (isAnswer && (error.status !== 403 || wasRenewed)) { calm(); throw error; }
-      if (isAnswer) { wasRenewed = true; await signIn(base); continue; } // another tab signed in: its cookie, its value
+      if (isAnswer && (error.status !== 403 || !mayRenew)) { calm(); throw error; }
+      if (isAnswer) { mayRenew = false; await renew(what); continue; } // another tab signed in: its cookie, its value
       const why = error instanceof Refused ? error.message : "the server does not answer";
       alarm(`${what}: ${why}. Your input is kept on this page; trying again\u2026`, true);
       await pause(PAUSES[Math.min(n, PAUSES.length - 1)]);
     }
   }
 }
+
+const renew = (what) => untilAnswered(() => signIn(base, PATIENCE, (session) => checkRater(session.rater)), what, false);
 
 function pause(ms) {
   return new Promise((resolve) => {

@@ -9,9 +9,9 @@ const N_LISTED = 20;
 
 export function signInScreen(words, open) {
   const field = el("input", { type: "text", id: "link", autocomplete: "off", spellcheck: "false", placeholder: "http://127.0.0.1:8642/rate/\u2026/#t=\u2026" });
-  const form = el("form", { class: "sign-in", onsubmit: (event) => { event.preventDefault(); open(field.value.split("#t=").pop().trim()); } },
+  const form = el("form", { class: "sign-in", onsubmit: (event) => { event.preventDefault(); if (field.value.trim()) open(field.value.trim()); else field.focus(); } },
     el("label", { for: "link", class: "field-label" }, "Your link, as it was given to you"), el("span", { class: "row" }, field, el("button", { type: "submit" }, "Sign in")));
-  return el("div", { class: "narrow-page" }, el("h1", { tabindex: "-1" }, "Not signed in"), el("p", { class: "absent" }, visible(words)), form);
+  return el("div", { class: "narrow-page" }, el("h1", { tabindex: "-1" }, "Not signed in"), el("p", { class: "absent" }, visible(words.replace(/^not signed in: /, ""))), form);
 }
 
 const screen = (title, parts, action, go) => el("div", { class: "narrow-page screen" }, el("h1", { tabindex: "-1" }, title), parts,

@@ -1,11 +1,11 @@
 // A rater's page: sign in, go on where the rater stopped, show one thing at a time, listen to the keys.
 // No item is asked for before the answer to the one before is acknowledged.
 
-import { Refused, signIn } from "./api.js";
+import { Refused } from "./api.js";
 import { el, themeButton } from "./render.js";
 import { confirmDialog, helpDialog, reasonDialog } from "./rate-dialogs.js";
-import { CANNOT, answerForm, evidence, panelWords } from "./rate-item.js";
-import { alarm, base, calm, keep, read, record, undo } from "./rate-save.js";
+import { CANNOT, answerForm, evidence, itemHead } from "./rate-item.js";
+import { alarm, base, calm, checkRater, enter, keep, read, record, undo } from "./rate-save.js";
 import { closingScreen, feedbackPanel, introScreen, lockedScreen, overScreen, reviewScreen, signInScreen } from "./rate-screens.js";
 
 const PHASES = { practice: "Practice", rating: "Rating", review: "Review", guess: "Guess", closing: "All done", locked: "Locked" };
@@ -21,49 +21,78 @@ const say = (words) => { document.getElementById("said").textContent = words; };
 async function act(work) {
   if (isBusy) return;
   isBusy = true;
+  calm();
   main.setAttribute("aria-busy", "true");
   const fields = [...main.querySelectorAll("textarea")];
   fields.forEach((field) => { field.readOnly = true; });
   try {
     await work();
   } catch (error) {
-    await refused(error).catch((again) => alarm(again.message));
+    await refused(error, () => goOn(view.item?.id)).catch((again) => refused(again));
   }
   fields.forEach((field) => { field.readOnly = false; });
   main.removeAttribute("aria-busy");
   isBusy = false;
 }
 
-async function refused(error) {
-  if (!(error instanceof Refused)) throw error;
-  if (error.status === 401) { draw(signInScreen(error.message, enter), {}); return; }
-  if (asked) await goOn(view.item?.id);
+async function refused(error, redraw = () => {}) {
+  if (error.status === 401) { drawSignIn(error.message); return; }
+  if (asked && error instanceof Refused) await redraw();
   alarm(error.message);
 }
 
-/** Learn where the rater stands and show what is due: item `wanted` if the phase has it, else the next one. */
-async function goOn(wanted) {
-  asked = await read("state");
+function drawSignIn(words) {
+  asked = null;
+  document.getElementById("where").hidden = true;
+  document.getElementById("undo").hidden = true;
+  document.title = "Not signed in \u00b7 fovea";
+  draw(signInScreen(words, follow), {});
+}
+
+/** Go to a link that was typed in, also one of another study; words without an address are its last part. */
+function follow(link) {
+  const [address, token] = link.includes("#t=") ? link.split("#t=") : ["", link];
+  const there = address.match(/\/rate\/[a-z0-9_-]+/)?.[0] ?? base;
+  if (there === base) window.location.hash = `t=${token}`; // the listener below signs in
+  else window.location.assign(`${there}/#t=${token}`);
+}
+
+/**
+ * Learn where the rater stands, unless the answer to a step told it (`known`), and show what is due: item `wanted` if the
+ * phase has it, else the next one; at the `start` of a page feedback first that nobody has gone on from.
+ */
+async function goOn(wanted, { known = null, isStart = false } = {}) {
+  const now = known ? { ...asked, ...known } : await read("state");
+  checkRater(now.rater);
+  asked = now;
   mark();
+  if (isStart && asked.has_feedback && !asked.is_over) { await drawTold(); return; }
   if (asked.phase === "locked") { draw(lockedScreen(asked), {}); return; }
   if (asked.is_over) { draw(overScreen(), {}); return; }
   if (asked.phase === "closing") { drawClosing(); return; }
   if (asked.phase !== "review" && asked.n_done === 0 && !wasTold()) { drawIntro(); return; }
-  const { item } = await read("item", asked.order.includes(wanted) ? { id: wanted } : {});
+  await drawDue(asked.order.includes(wanted) ? { id: wanted } : {});
+}
+
+/** Show the item that is asked for. That it is looked at can end what was possible before, such as undoing practice. */
+async function drawDue(query = {}) {
+  const { item, can_undo: canUndo } = await read("item", query);
+  asked = { ...asked, can_undo: canUndo };
+  mark();
   if (item === null) await drawReview(); else drawItem(item);
 }
 
 function mark() {
   document.getElementById("where").hidden = false;
   const count = ["locked", "closing"].includes(asked.phase) ? "" : ` \u00b7 ${asked.n_done} of ${asked.n_items}`;
-  document.getElementById("place").textContent = PHASES[asked.phase] + count;
+  document.getElementById("place").replaceChildren(el("b", {}, asked.rater), ` \u00b7 ${PHASES[asked.phase]}${count}`);
   const bar = document.getElementById("progress");
   bar.max = Math.max(1, asked.n_items);
   bar.value = asked.n_done;
   const button = document.getElementById("undo");
   button.hidden = asked.phase === "locked" || asked.is_over;
   button.disabled = !asked.can_undo;
-  document.title = `${PHASES[asked.phase]} \u00b7 fovea`;
+  document.title = `${PHASES[asked.phase]} \u00b7 ${asked.rater} \u00b7 fovea`;
 }
 
 function draw(root, shown) {
@@ -86,21 +115,20 @@ function drawIntro() {
   const go = () => act(async () => {
     told.add(toldKey());
     try { window.sessionStorage.setItem(toldKey(), "1"); } catch { /* after a reload it is told again */ }
-    const { item } = await read("item");
-    drawItem(item);
+    await drawDue();
   });
   const isFirst = asked.phase === "practice" || !asked.has_practice;
   draw(introScreen(asked, isFirst, go), { keys: { Enter: go } });
 }
 
 function drawClosing() {
-  const lock = () => confirmDialog({ title: "Lock your answers?", words: "They are handed in and cannot be changed any more.", action: "Lock" },
+  const lock = () => isFree() && confirmDialog({ title: "Lock your answers?", words: "They are handed in and cannot be changed any more.", action: "Lock" },
     () => act(async () => { await record({ kind: "lock" }); await goOn(); }));
   draw(closingScreen(asked, lock), { keys: { Enter: lock } });
 }
 
 async function drawReview(at = 0) {
-  const finish = () => confirmDialog({ title: "Finish rating?", words: "Ratings are fixed then; only the guesses are left, if the study has them.", action: "Finish" },
+  const finish = () => isFree() && confirmDialog({ title: "Finish rating?", words: "Ratings are fixed then; only the guesses are left, if the study has them.", action: "Finish" },
     () => act(async () => { await record({ kind: "finish" }); await goOn(); }));
   const actions = { at, finish, open: (id) => act(() => goOn(id)), turn: (to) => act(() => drawReview(to)) };
   draw(await reviewScreen(asked, actions), {
@@ -112,13 +140,10 @@ function drawItem(item) {
   const isReview = asked.phase === "review";
   const number = asked.order.indexOf(item.id);
   const form = answerForm(item, asked, { say, send: (steps) => answerWith(item, steps) });
-  const head = el("div", { class: "item-head" },
-    el("h1", { tabindex: "-1" }, `${asked.phase === "practice" ? "Practice item" : "Item"} ${number + 1}`, el("small", {}, ` of ${asked.order.length}`)),
-    el("p", { class: "from" }, "examples from ", el("b", {}, panelWords(item))),
-    el("a", { class: "to-answer", href: "#answer" }, "to the answer"));
-  const skip = () => asked.phase !== "guess" && reasonDialog({ title: "Skip this item", words: "For items that cannot be judged at all, such as broken text. If you see no meaning, say that you can\u2019t tell instead.", action: "Skip" },
+  const head = itemHead(item, asked.phase === "practice", [number + 1, asked.order.length]);
+  const skip = () => asked.phase !== "guess" && isFree() && reasonDialog({ title: "Skip this item", words: "For items that cannot be judged at all, such as broken text. If you see no meaning, say that you can\u2019t tell instead.", action: "Skip" },
     (text) => answerWith(item, [{ kind: "skip", item: item.id, seen: item.seen, text }]));
-  const stop = () => reasonDialog({ title: "Stop here for good", words: "Items without an answer stay open, and ratings are fixed. To go on another day, just close the page.", action: "Stop" },
+  const stop = () => isFree() && reasonDialog({ title: "Stop here for good", words: "Items without an answer stay open, and ratings are fixed. To go on another day, just close the page.", action: "Stop" },
     (text) => act(async () => { await record({ kind: "finish", text }); await goOn(); }));
   const list = () => act(() => drawReview(Math.floor(number / N_LISTED) * N_LISTED));
   const step = (by) => asked.order[number + by] && act(() => goOn(asked.order[number + by]));
@@ -127,8 +152,7 @@ function drawItem(item) {
     asked.phase === "rating" ? el("button", { type: "button", class: "quiet", onclick: stop }, "Stop for good\u2026") : null,
     isReview ? [el("button", { type: "button", class: "quiet", onclick: list }, "Back to the list ", el("kbd", { "aria-hidden": "true" }, "Esc"))] : null);
   const side = el("section", { class: "side", id: "answer", "aria-label": "Answer" }, form.root, more);
-  const keys = { Enter: form.submit, 0: () => form.choose(CANNOT), t: () => form.choose(CANNOT), n: form.toggleNice, e: form.write, s: skip };
-  for (let i = 1; i < 10; i += 1) keys[i] = () => form.choose(i - 1);
+  const keys = { ...form.keys, Enter: form.submit, t: () => form.choose(CANNOT), n: form.toggleNice, e: form.write, s: skip };
   if (isReview) Object.assign(keys, { j: () => step(1), k: () => step(-1), Escape: list });
   const isSame = view.item?.id === item.id;
   const place = window.scrollY;
@@ -149,7 +173,8 @@ function answerWith(item, steps) {
     if (isExplained) { await goOn(item.id); return; }
     if (answer.feedback) { drawFeedback(answer); return; }
     if (asked.phase === "review" && steps.at(-1).kind !== "guess") { asked = await read("state"); mark(); await drawReview(Math.floor(asked.order.indexOf(item.id) / N_LISTED) * N_LISTED); return; }
-    await goOn();
+    const { feedback, ...known } = answer;
+    await goOn(undefined, known.phase === asked.phase ? { known } : {});
   });
 }
 
@@ -157,8 +182,22 @@ function drawFeedback(answer) {
   const isLast = answer.phase !== asked.phase;
   asked = { ...asked, n_done: isLast ? asked.n_items : answer.n_done, can_undo: answer.can_undo };
   mark();
+  showFeedback(answer.feedback);
+}
+
+/** A rated practice item with its feedback, again after a reload. */
+async function drawTold() {
+  const { item, feedback, number, n_items: n } = await read("feedback");
+  if (item === null) { await goOn(); return; } // another tab went on
+  if (asked.phase !== "practice") { asked = { ...asked, phase: "practice", n_done: n, n_items: n }; mark(); }
+  const side = el("section", { class: "side", id: "answer", "aria-label": "Answer" });
+  draw(el("div", { class: "item-page" }, itemHead(item, true, [number, n]), el("div", { class: "item-body" }, evidence(item), side)), { side });
+  showFeedback(feedback);
+}
+
+function showFeedback(feedback) {
   const go = () => act(() => goOn());
-  view.side.replaceChildren(feedbackPanel(answer.feedback, go));
+  view.side.replaceChildren(feedbackPanel(feedback, go));
   view.side.querySelector("h2").focus();
   view = { keys: { Enter: go } };
 }
@@ -180,20 +219,27 @@ function onKey(event) {
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && view.form) { event.preventDefault(); view.form.submit(); return; }
   if (event.ctrlKey || event.metaKey) return;
   if (isText) { if (event.key === "Escape") { event.target.blur(); main.focus({ preventScroll: true }); } return; }
-  if (isBusy || event.repeat || (event.key === "Enter" && event.target.closest?.("button, a[href]"))) return;
+  if (event.repeat || (event.key === "Enter" && event.target.closest?.("button, a[href]"))) return;
   const keys = { "?": () => helpDialog(asked), u: takeBack, ...(view.keys ?? {}) };
-  if (!Object.hasOwn(keys, event.key) || !asked) return;
+  if (isBusy) { if (asked) isFree(); return; }
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // Caps Lock changes no meaning
+  if (!Object.hasOwn(keys, key) || !asked) return;
   event.preventDefault();
-  keys[event.key]();
+  keys[key]();
 }
 
-const enter = (token) => { window.location.hash = `t=${token}`; }; // the listener below signs in
+/** Whether no step is on its way; else it is said, so that nobody writes a reason in vain. */
+function isFree() {
+  if (isBusy) say("One moment: the step before is not saved yet.");
+  return !isBusy;
+}
 
 async function begin() {
+  if (isBusy) { window.location.reload(); return; } // a new link, while the page still waits for an answer
   await act(async () => {
-    await signIn(base);
-    calm();
-    await goOn();
+    asked = null;
+    await enter();
+    await goOn(undefined, { isStart: true });
   });
 }
 
