@@ -82,6 +82,7 @@ def test_feedback_is_told_again_until_the_next_item_is_looked_at(folder: Path) -
             assert told["feedback"] == feedback
             assert (told["item"]["id"], told["item"]["groups"]) == (found["id"], found["groups"])
             assert (told["number"], told["n_items"]) == (number, 2)
+            assert len(ann.client.get(f"{ann.at}/feedback").content) == STEP
         ann.item()
         assert ann.get("feedback") == none
         assert not ann.get("state")["has_feedback"]
