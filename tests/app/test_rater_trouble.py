@@ -88,12 +88,16 @@ def test_a_study_that_was_replaced_is_closed_and_the_new_one_served(folder: Path
 
 
 def test_a_damaged_study_is_said_as_every_answer_is(folder: Path) -> None:
+    made(folder, "two", features_per_arm=2, n_practice=0).close()
     (folder / "studies" / "one" / "study.sqlite").write_bytes(b"no database" * 1000)
-    answer = TestClient(app_of(folder), base_url=BASE).get(f"{AT}/state")
-    assert answer.status_code == 503
-    assert "cannot be read" in answer.json()["error"]
-    assert len(answer.content) == STEP
-    assert HEADERS.items() <= dict(answer.headers).items()
+    with closing(sqlite3.connect(folder / "studies" / "two" / "study.sqlite")) as other:
+        other.executescript("DROP TRIGGER no_update_fact; UPDATE fact SET body = '99' WHERE name = 'format'")
+    for name in ("one", "two"):
+        answer = TestClient(app_of(folder), base_url=BASE).get(f"/rate/{name}/api/state")
+        assert answer.status_code == 503
+        assert "cannot be read" in answer.json()["error"]
+        assert len(answer.content) == STEP
+        assert HEADERS.items() <= dict(answer.headers).items()
 
 
 def test_the_session_says_whose_it_is(folder: Path) -> None:

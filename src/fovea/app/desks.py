@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from fovea.app.payload import cut
 from fovea.app.security import Sessions
-from fovea.errors import StudyError
 from fovea.rating.session import RaterSession
 from fovea.rating.study import Study, study_names
 
@@ -56,7 +55,11 @@ class Desks:
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Desk | None:
-        """The desk of study `name`; None where the run has no such study, or one that another version wrote."""
+        """The desk of study `name`; None where the run has no such study.
+
+        Raises:
+            StudyError, sqlite3.Error, OSError: it cannot be read, or another version wrote it.
+        """
         with self._lock:
             if name not in study_names(self._run):
                 return None
@@ -67,10 +70,7 @@ class Desks:
                 return known[1]
             if known is not None:
                 known[1].study.close()
-            try:
-                desk = Desk(Study.open(self._run, name), self._cookie)
-            except StudyError:
-                return None
+            desk = Desk(Study.open(self._run, name), self._cookie)
             self._open[name] = identity, desk
             return desk
 

@@ -58,7 +58,7 @@ def _of_study(desks: Desks, serve: Callable[[Request, Desk], Awaitable[Response]
     async def found(request: Request) -> Response:
         try:
             desk = await run_in_threadpool(desks.find, request.path_params["name"])
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, StudyError):
             return padded(failure(503, _NOT_READ), STEP)
         if desk is None:
             return padded(failure(401, _NOT_SIGNED_IN), STEP)
