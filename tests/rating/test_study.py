@@ -198,6 +198,33 @@ def test_ratings_without_a_difference_show_none(tmp_path):
     assert found["contrasts"][0]["difference"]["ci_low"] < 0 < found["contrasts"][0]["difference"]["ci_high"]
 
 
+def test_flags_are_of_features_that_somebody_answered_and_per_panel(tmp_path):
+    """Stopped early: what was never asked is not "not nice"; a feature without a general panel has fewer chances."""
+    study = made(tmp_path, n_practice=0, repeat_share=0.0, explanation="none")
+    sealed = study.sealed()
+    session = study.rater(study.tokens()["ann"])
+    seen = {"domain": set(), "general": set()}
+    evidence = {item.id: item.evidence for item in study.store.items(1)}
+    for n in range(15):
+        item = session.next_item()
+        feature = sealed.evidence[evidence[item.id]]["feature"]
+        if n % 5 == 4:
+            session.record(RaterEvent(kind="skip", key=f"k{n}", item=item.id, text="garbled"))
+            continue
+        seen[item.panel].add(feature)
+        told = {"cannot_tell": True} if item.panel == "general" else {"specificity": 1}
+        session.record(RaterEvent(kind="rate", key=f"k{n}", item=item.id, nice=True, **told))
+    found = result(study, force_reason="test")
+    for name in ("nice", "cannot_tell"):
+        assert sum(each["n_features"] for each in found[name]["by_arm"]) == len(seen["domain"] | seen["general"])
+        for panel, features in seen.items():
+            own = found[name]["by_panel"][panel]["by_arm"]
+            assert sum(each["n_features"] for each in own) == len(features)
+    on_domain = found["cannot_tell"]["by_panel"]["domain"]["by_arm"]
+    assert sum(each["n_yes"] for each in on_domain) == 0
+    assert sum(each["n_yes"] for each in found["nice"]["by_panel"]["domain"]["by_arm"]) == len(seen["domain"])
+
+
 def test_unblinded_raters_are_caught(tmp_path):
     found = result(planted(made(tmp_path, n_guesses=20), blind=False))["blinding"]
     assert found["accuracy"]["value"] == 1

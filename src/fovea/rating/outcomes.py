@@ -85,12 +85,17 @@ def distributions(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> l
                 "n_cannot_tell": sum(a.cannot_tell for a in answers),
                 "n_skipped": sum(a.skip_reason is not None for a in answers),
                 "n_open": sum(not a.is_done for a in answers),
-                "n_features": len({r.feature for r in sampled.asked(panel) if sampled.arm_of[r.feature or 0] == arm}),
+                "n_features": len(_features_of(sampled, sampled.asked(panel), arm)),
                 "n_features_rated": len(own),
                 "mean": _mean(own, rng)._asdict(),
             }
         )
     return found
+
+
+def _features_of(sampled: Sampled, rows: list[Row], arm: str) -> set[int]:
+    """Features of an arm that the rows are about."""
+    return {row.feature for row in rows if row.feature is not None and sampled.arm_of[row.feature] == arm}
 
 
 def _mean(values: Means, rng: np.random.Generator) -> Estimate:
@@ -142,19 +147,30 @@ def panel_difference(sampled: Sampled, rng: np.random.Generator) -> list[dict[st
     return found
 
 
-def counted(sampled: Sampled, is_so: set[int]) -> dict[str, Any]:
-    """A yes or no of features: per arm, and every pair with Fisher's test."""
-    domains = list(dict.fromkeys(sampled.domain_of))
+def counted(sampled: Sampled, name: str, panel: Panel | None = None) -> dict[str, Any]:
+    """A yes or no of features by any rater: per arm, and every pair with Fisher's test.
+
+    Args:
+        name: nice or cannot_tell.
+        panel: Of answers on this panel alone; None takes all panels. Features that have fewer panels then have fewer
+            chances to be called so, and methods differ in that.
+
+    Features that no rater answered (skipped, or left open when a study was stopped) are not counted.
+    """
+    rows = [r for r in sampled.rows if r.phase == "rating" and r.feature is not None and panel in (None, r.panel)]
+    answered = {r.feature for r in rows if r.answer.is_done and r.answer.skip_reason is None}
+    is_so = {r.feature for r in rows if getattr(r.answer, name)}
 
     def cell(arm: str, domain: str | None) -> tuple[int, int]:
         own = [
             i
             for i, (a, d) in enumerate(zip(sampled.arm_of, sampled.domain_of, strict=True))
-            if a == arm and domain in (None, d)
+            if a == arm and domain in (None, d) and i in answered
         ]
         return sum(i in is_so for i in own), len(own)
 
     pairs: list[dict[str, Any]] = []
+    domains = list(dict.fromkeys(sampled.domain_of))
     for a, b in combinations(sampled.arms, 2):
         rates = compare_rates(Table(*cell(a, None), *cell(b, None)))
         told = {n: v._asdict() if isinstance(v, Estimate) else v for n, v in rates._asdict().items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fovea.rating.collect import Row, rows_of
+from fovea.rating.config import Panel
 from fovea.rating.outcomes import (
     Sampled,
     agreement,
@@ -46,7 +47,6 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         len(config.rubric.points),
     )
     rng = np.random.default_rng([config.seed, 1])
-    nice, cannot_tell = (_flagged(rows, name) for name in ("nice", "cannot_tell"))
     unblinding = store.events(OWNER)[0]
     facts = store.facts
     return {
@@ -66,15 +66,14 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         "excluded": facts["excluded"],
         "power": facts["power"],
         **_outcomes(sampled, tuple(config.panels), rng),
-        "nice": counted(sampled, nice),
-        "cannot_tell": counted(sampled, cannot_tell),
+        **{name: _flagged(sampled, name, tuple(config.panels)) for name in ("nice", "cannot_tell")},
         "repeats": repeats(sampled, rng),
         "blinding": blinding(sampled),
         "best": _best(study, sealed, rows),
     }
 
 
-def _outcomes(sampled: Sampled, panels: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
+def _outcomes(sampled: Sampled, panels: tuple[Panel, ...], rng: np.random.Generator) -> dict[str, Any]:
     found = {
         panel: {
             "agreement": agreement(sampled, panel, rng),
@@ -94,11 +93,9 @@ def _outcomes(sampled: Sampled, panels: tuple[Any, ...], rng: np.random.Generato
     return {"panels": found, "contrasts": pairs, "panel_difference": both}
 
 
-def _flagged(rows: list[Row], name: str) -> set[int]:
-    """Features of which any rater said so on any panel."""
-    return {
-        row.feature for row in rows if row.phase == "rating" and row.feature is not None and getattr(row.answer, name)
-    }
+def _flagged(sampled: Sampled, name: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
+    """On any panel, and on each alone, where all features have equally many chances."""
+    return {**counted(sampled, name), "by_panel": {panel: counted(sampled, name, panel) for panel in panels}}
 
 
 def _rater(rows: list[Row], name: str, kind: str) -> dict[str, Any]:

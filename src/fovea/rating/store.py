@@ -87,13 +87,26 @@ class Store:
         if not path.is_file():
             raise StudyError(f"{path} does not exist, so there is no such study; make one with `fovea study new`")
         self._lock = threading.RLock()
-        self._connection = _connect(path)
-        self.facts: dict[str, Any] = {
-            name: json.loads(body) for name, body in self._connection.execute("SELECT name, body FROM fact")
-        }
+        self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(path)
+        except StudyError:
+            self._connection.close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        try:
+            _set_up(self._connection)
+            facts = self._connection.execute("SELECT name, body FROM fact").fetchall()
+            raters = self._connection.execute("SELECT * FROM rater ORDER BY number").fetchall()
+            self.facts: dict[str, Any] = {name: json.loads(body) for name, body in facts}
+        except (sqlite3.Error, ValueError) as error:
+            raise StudyError(
+                f"{path} cannot be read as a study ({error}); restore it (with its -wal file) from a copy"
+            ) from None
         if self.facts.get("format") != FORMAT:
             raise StudyError(f"{path} has format {self.facts.get('format')!r}, this version reads {FORMAT}")
-        self.raters = tuple(Rater(*row) for row in self._connection.execute("SELECT * FROM rater ORDER BY number"))
+        self.raters = tuple(Rater(*row) for row in raters)
 
     def close(self) -> None:
         """Close the connection; acknowledged events are on the disk already."""
@@ -161,18 +174,17 @@ def _stored(row: tuple[Any, ...]) -> Stored:
     return Stored(seq, rater, key, kind, item, json.loads(body), at)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+def _set_up(connection: sqlite3.Connection) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "recursive_triggers = ON", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("PRAGMA trusted_schema = OFF")
-    return connection
 
 
 def create_store(path: Path, content: Content) -> None:
     """Write a new database; everything but events is fixed from here on."""
-    connection = _connect(path)
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
+        _set_up(connection)
         connection.executescript(_SCHEMA)
         connection.execute("BEGIN IMMEDIATE")
         facts = {"format": FORMAT, **content.facts}
