@@ -13,6 +13,7 @@ from fovea.rating.exports import export, safe_cell
 from fovea.rating.sealing import commitment
 from fovea.rating.session import RaterEvent
 from fovea.rating.study import Study, create, study_names
+from fovea.rating.words import result_text
 from tests.rating.made_study import HOSTILE, MadeSource, config, made, work
 
 
@@ -190,6 +191,25 @@ def test_the_result_finds_what_was_planted(tmp_path):
     assert found["best"][0]["nice_by"] == ["ann", "bob"]
     assert found["best"][0]["panels"]["domain"]["said"][0]["note"] == HOSTILE
     assert len(found["best"][0]["panels"]["domain"]["examples"]) == 3
+
+
+def test_several_jobs_per_arm_are_also_compared_job_by_job(tmp_path):
+    source = MadeSource()
+    for name in ("ssae-k16-s1", "direct-k40-s1"):
+        source.sizes[name], source.domain_of[name], source.scales[name] = 60, "bio", 1.0
+    source.jobs = tuple(source.sizes)
+    study = planted(made(tmp_path, source=source, features_per_arm=24, n_practice=0, n_guesses=0))
+    path = study.unblind()
+    primary = json.loads(path.read_text())["contrasts"][0]
+    jobs = primary["over_jobs"]
+    assert (jobs["n_jobs_a"], jobs["n_jobs_b"]) == (2, 2)
+    assert jobs["p"] >= jobs["p_smallest"] == pytest.approx(1 / 3)
+    assert jobs["difference"]["value"] == pytest.approx(primary["difference"]["value"], abs=0.3)
+    assert "with 2 and 2 jobs p cannot be below 0.33" in result_text(path)
+    assert [each["rater"] for each in primary["by_rater"]] == ["ann", "bob"]
+    own = [each["difference"]["value"] for each in primary["by_rater"]]
+    assert np.mean(own) == pytest.approx(primary["difference"]["value"], abs=0.15)
+    assert "whole jobs permuted" in (study.folder / "protocol.md").read_text()
 
 
 def test_ratings_without_a_difference_show_none(tmp_path):

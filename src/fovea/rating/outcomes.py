@@ -4,9 +4,10 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from fovea.rating.agreement import Counts, Draws, alpha, confusion, counts_of, gwet, percent_agreement, with_interval
+from fovea.rating.clusters import clusters
 from fovea.rating.collect import Row, specificities
 from fovea.rating.config import Panel
 from fovea.rating.differences import contrast, omnibus_p, paired_mean
@@ -24,6 +25,7 @@ class Sampled(NamedTuple):
     "In the order of the config: differences are first minus later."
     arm_of: list[str]
     domain_of: list[str]
+    job_of: list[str]
     raters: tuple[str, ...]
     n_points: int
 
@@ -108,19 +110,46 @@ def _mean(values: Means, rng: np.random.Generator) -> Estimate:
 def contrasts(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Every pair of arms on a panel."""
     means = sampled.means(panel)
-    domains = list(dict.fromkeys(sampled.domain_of))
-    strata = np.array([domains.index(domain) for domain in sampled.domain_of], dtype=np.int64)
+    strata = numbers_of(sampled.domain_of)
     arms = np.array(sampled.arm_of)
     found: list[dict[str, Any]] = []
     for a, b in combinations(sampled.arms, 2):
         used = np.isin(arms, [a, b]) & np.isfinite(means)
         told = contrast(means[used], arms[used] == a, strata[used], rng=rng)
-        values = {
-            name: value._asdict() if isinstance(value, Estimate) else value for name, value in told._asdict().items()
-        }
         superiority = None if told.delta.value is None else (told.delta.value + 1) / 2
-        found.append({"panel": panel, "a": a, "b": b, **values, "superiority": superiority})
+        found.append({"panel": panel, "a": a, "b": b, **_plain(told._asdict()), "superiority": superiority})
     return found
+
+
+def over_jobs(sampled: Sampled, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
+    """The same pair with the training job as unit; None where no arm has two jobs of a domain."""
+    means = sampled.means(pair["panel"])
+    arms = np.array(sampled.arm_of)
+    used = np.isin(arms, [pair["a"], pair["b"]]) & np.isfinite(means)
+    strata, jobs = numbers_of(sampled.domain_of)[used], numbers_of(sampled.job_of)[used]
+    told = clusters(means[used], arms[used] == pair["a"], strata, jobs=jobs, rng=rng)
+    return None if told is None else _plain(told._asdict())
+
+
+def by_rater(sampled: Sampled, pair: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The same pair as each rater alone saw it: how far the result hangs on who rated."""
+    arms, strata = np.array(sampled.arm_of), numbers_of(sampled.domain_of)
+    found: list[dict[str, Any]] = []
+    for name, own in zip(sampled.raters, sampled.ratings(pair["panel"]), strict=True):
+        used = np.isin(arms, [pair["a"], pair["b"]]) & np.isfinite(own)
+        told = contrast(own[used], arms[used] == pair["a"], strata[used], rng=rng)
+        found.append({"rater": name, "n_a": told.n_a, "n_b": told.n_b, "difference": told.difference._asdict()})
+    return found
+
+
+def numbers_of(names: list[str]) -> Int64[np.ndarray, " features"]:
+    """Equal names as equal numbers, in order of appearance."""
+    known = list(dict.fromkeys(names))
+    return np.array([known.index(name) for name in names], dtype=np.int64)
+
+
+def _plain(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: value._asdict() if isinstance(value, Estimate) else value for name, value in told.items()}
 
 
 def omnibus(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> float | None:
@@ -173,7 +202,7 @@ def counted(sampled: Sampled, name: str, panel: Panel | None = None) -> dict[str
     domains = list(dict.fromkeys(sampled.domain_of))
     for a, b in combinations(sampled.arms, 2):
         rates = compare_rates(Table(*cell(a, None), *cell(b, None)))
-        told = {n: v._asdict() if isinstance(v, Estimate) else v for n, v in rates._asdict().items()}
+        told = _plain(rates._asdict())
         strata = [Table(*cell(a, domain), *cell(b, domain)) for domain in domains]
         common = mantel_haenszel(strata) if len(domains) > 1 else None
         pairs.append({"a": a, "b": b, **told, "odds_ratio_within_domains": common})

@@ -103,5 +103,7 @@ def _analysis(config: StudyConfig) -> str:
         "panels are secondary, with Holm's correction among them; three and more arms also have an omnibus test. "
         "Panels are never pooled. Agreement: Krippendorff's ordinal alpha and Gwet's AC2 (ordinal weights), intervals "
         'over features. "Nice" (by any rater, on any panel): Fisher\'s exact test. These tests are about features of '
-        "these trained SAEs and these raters: neither training seeds nor raters are resampled."
+        "these trained SAEs and these raters. Sensitivity, beside the primary outcome: where an arm has two jobs or "
+        "more of a domain, the difference with the job as unit (whole jobs permuted; jobs, then features drawn "
+        "again); and the difference by each rater alone."
     )

@@ -13,10 +13,12 @@ from fovea.rating.outcomes import (
     Sampled,
     agreement,
     blinding,
+    by_rater,
     contrasts,
     counted,
     distributions,
     omnibus,
+    over_jobs,
     panel_difference,
     repeats,
 )
@@ -43,6 +45,7 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         tuple(arm.name for arm in config.arm),
         [feature["arm"] for feature in sealed.features],
         [feature["domain"] for feature in sealed.features],
+        [feature["job"] for feature in sealed.features],
         tuple(rater.name for rater in store.raters),
         len(config.rubric.points),
     )
@@ -65,7 +68,7 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         "n_scripted": sum(rater.kind == "scripted" for rater in store.raters),
         "excluded": facts["excluded"],
         "power": facts["power"],
-        **_outcomes(sampled, tuple(config.panels), rng),
+        **_sensitive(sampled, _outcomes(sampled, tuple(config.panels), rng), config.seed),
         **{name: _flagged(sampled, name, tuple(config.panels)) for name in ("nice", "cannot_tell")},
         "repeats": repeats(sampled, rng),
         "blinding": blinding(sampled),
@@ -91,6 +94,15 @@ def _outcomes(sampled: Sampled, panels: tuple[Panel, ...], rng: np.random.Genera
         pair["p_holm"] = p
     both = panel_difference(sampled, rng) if set(panels) == {"domain", "general"} else []
     return {"panels": found, "contrasts": pairs, "panel_difference": both}
+
+
+def _sensitive(sampled: Sampled, found: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The outcomes with what they hang on: training jobs beside every pair, raters beside the primary one."""
+    rng = np.random.default_rng([seed, 2])
+    for pair in found["contrasts"]:
+        pair["over_jobs"] = over_jobs(sampled, pair, rng)
+        pair["by_rater"] = by_rater(sampled, pair, rng) if pair["is_primary"] else None
+    return found
 
 
 def _flagged(sampled: Sampled, name: str, panels: tuple[Panel, ...]) -> dict[str, Any]:

@@ -140,5 +140,12 @@ def result_text(path: Path) -> str:
     return (
         f"{visible(first['a'])} minus {visible(first['b'])}, {first['panel']} panel: {told['value']:+.2f} points "
         f"({ends}; permutation p {p:.2g}; {first['n_a']} and {first['n_b']} features)\n"
-        f"ordinal alpha {agreed}{scripted}\n{path}\nwrite the report again to see it there"
+        f"{_over_jobs(first['over_jobs'])}ordinal alpha {agreed}{scripted}\n{path}\n"
+        "write the report again to see it there"
     )
+
+
+def _over_jobs(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    return f"with the training job as unit {told['difference']['value']:+.2f}, p {told['p']:.2g}: {told['caution']}\n"

@@ -127,8 +127,25 @@ def _sentences(result: Mapping[str, Any], panels: Mapping[str, str]) -> list[str
             f"{theirs['n_features']} (Fisher's exact p {_p(pair['p'])})."
         )
     parts.append(Power(**result["power"]).sentence)
-    parts.append("The features are of these trained SAEs: seeds of training and raters were not resampled.")
-    return parts
+    return [*parts, *_limits(first)]
+
+
+def _limits(first: Mapping[str, Any]) -> list[str]:
+    """What the primary outcome hangs on: training jobs and raters."""
+    jobs, raters = first.get("over_jobs"), first.get("by_rater") or []
+    found: list[str] = []
+    if len(raters) > 1 and all(each["difference"]["value"] is not None for each in raters):
+        each = listing([f"{visible(r['rater'])} {signed(r['difference']['value'], 2)}" for r in raters])
+        found.append(f"By rater alone: {each}; so few cannot stand for raters at large.")
+    if jobs is None:
+        return [*found, "The features are of these trained SAEs: seeds of training and raters were not resampled."]
+    told = jobs["difference"]
+    found.append(
+        f"With the training job as the unit: {signed(told['value'], 2)} points "
+        f"({interval(told['ci_low'], told['ci_high'], 2) or 'no interval'}; permutation p {_p(jobs['p'])}); "
+        f"{jobs['caution']}."
+    )
+    return found
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
