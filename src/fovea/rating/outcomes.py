@@ -228,6 +228,36 @@ def repeats(sampled: Sampled, rng: np.random.Generator) -> list[dict[str, Any]]:
     return found
 
 
+def controls(sampled: Sampled, known: list[str]) -> list[dict[str, Any]]:
+    """Per rater: how many controls of each kind were put into their half of the scale, at the first time of asking.
+
+    Args:
+        known: general or specific, of each control.
+
+    The middle point of an odd scale is no hit; what could not be told is counted beside, not as a miss.
+    """
+    middle = (sampled.n_points - 1) / 2
+    found: list[dict[str, Any]] = []
+    for name in sampled.raters:
+        own = [r for r in sampled.rows if r.rater.name == name and r.control is not None and r.repeat_of is None]
+        for kind in dict.fromkeys(known):
+            answers = [row.answer for row in own if known[row.control or 0] == kind]
+            points = [answer.specificity for answer in answers if answer.specificity is not None]
+            n_hits = sum(point > middle if kind == "specific" else point < middle for point in points)
+            found.append(
+                {
+                    "rater": name,
+                    "known": kind,
+                    "n_controls": len(answers),
+                    "n_rated": len(points),
+                    "n_hits": n_hits,
+                    "n_cannot_tell": sum(answer.cannot_tell for answer in answers),
+                    "hit_rate": wilson(n_hits, len(points))._asdict(),
+                }
+            )
+    return found
+
+
 def blinding(sampled: Sampled) -> dict[str, Any]:
     """Could raters tell the method? Intervals take guesses as independent."""
     guesses = [row for row in sampled.rows if row.phase == "guess" and row.answer.is_done and row.feature is not None]

@@ -35,7 +35,7 @@ def _compared(config: StudyConfig) -> str:
 def _sampled(config: StudyConfig, excluded: tuple[Excluded, ...]) -> str:
     columns = (
         "arm", "domain", "latents", "dead on D", f"under {config.min_firings} firings", "eligible by firings",
-        "examined", "too few examples", "sampled", "of these not shown on general text",
+        "examined", "too few examples", "sampled", "of these not shown on general text", "named as controls",
     )  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(str(value) for value in each)} |" for each in excluded]
@@ -79,6 +79,17 @@ def _order(config: StudyConfig, sample: Sample) -> str:
         "in permuted blocks over arms, domains and panels, drawn from a secret that is sealed; "
         f"{100 * config.repeat_share:.0f}% of the items come again unannounced, for the agreement of raters with "
         "themselves. Item ids are random and each rater's own. Raters do not see each other's ratings."
+        + _controls(config)
+    )
+
+
+def _controls(config: StudyConfig) -> str:
+    if not config.control:
+        return ""
+    named = ", ".join(f"latent {each.latent} of {each.job} ({each.known})" for each in config.control)
+    return (
+        f"\n\nControls, mixed in blind on the {config.panels[0]} panel, reported per rater as the share put into their "
+        f"half of the scale, and part of no other outcome: {named}."
     )
 
 

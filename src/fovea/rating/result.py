@@ -15,6 +15,7 @@ from fovea.rating.outcomes import (
     blinding,
     by_rater,
     contrasts,
+    controls,
     counted,
     distributions,
     omnibus,
@@ -71,6 +72,7 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         **_sensitive(sampled, _outcomes(sampled, tuple(config.panels), rng), config.seed),
         **{name: _flagged(sampled, name, tuple(config.panels)) for name in ("nice", "cannot_tell")},
         "repeats": repeats(sampled, rng),
+        "controls": controls(sampled, [control["known"] for control in sealed.controls]),
         "blinding": blinding(sampled),
         "best": _best(study, sealed, rows),
     }

@@ -61,7 +61,8 @@ def _excluded(each: Excluded) -> str:
     return (
         f"{each.arm} on {each.domain}: {each.n_sampled} sampled of {each.n_latents} latents ({each.n_dead} dead, "
         f"{each.n_too_few_firings} with too few firings, {each.n_too_few_examples} of {each.n_examined} examined with "
-        f"too few examples; {each.n_without_general} sampled ones not shown on general text)"
+        f"too few examples; {each.n_without_general} sampled ones not shown on general text"
+        f"{f'; {each.n_controls} named as controls' if each.n_controls else ''})"
     )
 
 

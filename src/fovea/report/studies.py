@@ -78,7 +78,7 @@ def studies(run: Path) -> list[StudyView]:
 def _view(result: dict[str, Any], slug: str) -> StudyView:
     panels = {panel: _panel_name(result, panel) for panel in result["panels"]}
     sheets = [_contrasts(result, panels, slug), _agreement(result, panels, slug), _nice(result, slug)]
-    sheets += [_raters(result, slug), _blinding(result, slug), _excluded(result, slug)]
+    sheets += [_raters(result, slug), *_controls(result, slug), _blinding(result, slug), _excluded(result, slug)]
     label = " ".join(
         f"{row.panel}, {row.arm}: {', '.join(f'{n} x {name}' for name, n in row.counts.items())}."
         for row in rows_of(result, panels)
@@ -249,6 +249,22 @@ def _raters(result: Mapping[str, Any], slug: str) -> Sheet:
         cells = [Cell(count(rater[key]), rater[key]) for key in keys]
         rows.append([words(visible(rater["name"])), words(rater["kind"]), *cells, last])
     return sheet(f"{slug}-raters", "Raters", columns, rows=rows)
+
+
+def _controls(result: Mapping[str, Any], slug: str) -> list[Sheet]:
+    """Features of known specificity, if the study had some."""
+    rows = [
+        [
+            words(visible(each["rater"])),
+            words(f"known {each['known']}"),
+            *(Cell(count(each[key]), each[key]) for key in ("n_controls", "n_hits", "n_cannot_tell")),
+            _estimate(each["hit_rate"]),
+        ]
+        for each in result.get("controls", [])
+    ]
+    names = ["rater", "controls", "shown", "in their half of the scale", "can't tell", "share of those rated"]
+    columns = [Column(name, is_number=name not in ("rater", "controls")) for name in names]
+    return [sheet(f"{slug}-controls", "Features of known specificity", columns, rows=rows)] if rows else []
 
 
 def _blinding(result: Mapping[str, Any], slug: str) -> Sheet:
