@@ -96,7 +96,8 @@ def deal(sample: Sample, config: StudyConfig, facts: dict[str, Any]) -> Dealt:
         for each in sample.features
     ]
     controls = [
-        each.model_dump() | {"domain": f.domain} for each, f in zip(config.control, sample.controls, strict=True)
+        named.model_dump() | {"domain": feature.domain}
+        for named, feature in zip(config.control, sample.controls, strict=True)
     ]
     sealed = Sealed(secrets.token_hex(32), order_seed, told, meaning, repeats, controls)
     return Dealt(Content(facts, raters, evidence, items), sealed, tokens)

@@ -114,6 +114,11 @@ class Study:
         """Rater -> token, for the owner who hands out links."""
         return json.loads((self.folder / "links.json").read_text())
 
+    def secret(self) -> bytes | None:
+        """What only the owner's folder holds and outlives a server; None where links.json is missing."""
+        path = self.folder / "links.json"
+        return path.read_bytes() if path.is_file() else None
+
     def status(self) -> Status:
         """Where the study stands; nothing here differs by method."""
         raters: list[RaterStatus] = []

@@ -8,6 +8,7 @@ from typing import Any
 from fovea.config import load_toml
 from fovea.errors import ConfigError, StudyError
 from fovea.rating.config import StudyConfig, study_config
+from fovea.rating.packet import Imported
 from fovea.rating.sampling import Excluded
 from fovea.rating.study import Plan, Status, Study, study_names
 from fovea.rating.visible import visible
@@ -106,6 +107,21 @@ def _links(study: Study, address: str) -> str:
         return f"study {study.name}: links.json is missing; raters still get in by the links that they were given"
     head = f"study {study.name}, links of the raters (give each their own only; who has it rates in their name):"
     return "\n".join([head, *(f"  {rater}: {address}/rate/{study.name}/#t={token}" for rater, token in tokens.items())])
+
+
+def packet_text(study: str, rater: str, file: Path) -> str:
+    """What to do with a new packet."""
+    return (
+        f"{file}: give it to {rater} alone, who rates with `fovea study rate {file.name}` and sends the file back\n"
+        f"then `fovea study import RUN {study} {file.name}`; meanwhile {rater} must not rate by the link as well"
+    )
+
+
+def imported_text(done: Imported) -> str:
+    """What an import did."""
+    if not done.n_new:
+        return f"nothing new: the log has all {done.n_known} events of {done.rater}'s packet"
+    return f"{done.n_new} events of {done.rater} are in the log now ({done.n_known} were before); phase: {done.phase}"
 
 
 def status_text(status: Status) -> str:
