@@ -43,7 +43,9 @@ class Sealed(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> "Sealed":
         """What `to_bytes` wrote."""
-        return cls(**{"controls": [], **json.loads(data)})
+        told: dict[str, Any] = json.loads(data)
+        told.setdefault("controls", [])  # studies that were sealed before there were any
+        return cls(**told)
 
 
 class Dealt(NamedTuple):
