@@ -11,7 +11,7 @@ from fovea.errors import StudyError
 from fovea.rating.store import FORMAT, Item, Rater, Stored, schema_of, schema_of_a_store
 
 MAX_BYTES = 256 * 1024 * 1024
-"Of a packet; a study of 2,000 features is a tenth of it."
+"Of a packet; one of 400 features has 7 MB."
 MAX_EVENTS = 200_000
 MAX_VALUE = 16 * 1024 * 1024
 "Bytes of one value."
