@@ -60,6 +60,7 @@ flags:
 docs:
 	@$(SET_UP) report,app,dev
 	@$(BIN)/python scripts/write_metrics_page.py
+	@$(BIN)/python scripts/write_scale_page.py
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -102,6 +102,11 @@ def test_the_metrics_page_says_what_the_definitions_say() -> None:
     assert (ROOT / "docs" / "metrics.md").read_text() == page, "run `make docs`"
 
 
+def test_the_scale_page_says_what_the_cost_model_says() -> None:
+    page = run_path(str(ROOT / "scripts" / "write_scale_page.py"))["page"]()
+    assert (ROOT / "docs" / "scale.md").read_text() == page, "run `make docs`"
+
+
 def test_every_bundled_corpus_is_in_the_readme_with_its_licence() -> None:
     readme = (ROOT / "README.md").read_text()
     manifests = [json.loads(path.read_text()) for path in sorted((SRC / "bundled" / "corpora").glob("*.json"))]

@@ -288,6 +288,58 @@ def export_study(
     typer.echo("\n".join(str(path) for path in export(Study.open(folder, name), out)))
 
 
+@studies.command("packet")
+@_guarded
+def make_study_packet(
+    folder: Run,
+    name: Name,
+    rater: Annotated[str, typer.Argument(help="Name of the rater.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; must not exist.")],
+) -> None:
+    """Write one file with all that a rater may see, to rate on another machine.
+
+    Example: `fovea study packet runs/demo first ann --out ann.packet`
+    """
+    from fovea.rating.packet import make_packet
+    from fovea.rating.study import Study
+    from fovea.rating.words import packet_text
+
+    make_packet(Study.open(folder, name), rater, out)
+    typer.echo(packet_text(name, rater, out))
+
+
+@studies.command("rate")
+@_guarded
+def rate_study_packet(
+    file: Annotated[Path, typer.Argument(help="A packet that was given to you.")],
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8643,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the link in a browser.")] = False,
+) -> None:
+    """Rate a packet in the browser, on this machine alone.
+
+    Example: `fovea study rate ann.packet`
+    """
+    from fovea.app.start import rate_packet
+
+    rate_packet(file, port, say=typer.echo, launch=typer.launch if open_browser else None)
+
+
+@studies.command("import")
+@_guarded
+def import_study_packet(
+    folder: Run, name: Name, file: Annotated[Path, typer.Argument(help="A packet that came back.")]
+) -> None:
+    """Append a packet's steps to the study's log; what is there already is left as it is.
+
+    Example: `fovea study import runs/demo first ann.packet`
+    """
+    from fovea.rating.packet import import_packet
+    from fovea.rating.study import Study
+    from fovea.rating.words import imported_text
+
+    typer.echo(imported_text(import_packet(Study.open(folder, name), file)))
+
+
 def main() -> None:
     """Entry point of the command `fovea`."""
     signal.signal(signal.SIGTERM, _as_interrupt)

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from fovea.data.tokenizer import PlainTokenizer
+from fovea.features import text as text_module
 from fovea.features.spelling import token_bytes
 from fovea.features.text import pieces, read_vocabulary, write_vocabulary
 from tests import builders
@@ -112,3 +113,14 @@ def test_a_vocabulary_is_read_back(tmp_path):
     vocabulary = token_bytes(builders.tokenizer())
     write_vocabulary(tmp_path / "tokens.parquet", vocabulary)
     assert read_vocabulary(tmp_path / "tokens.parquet") == vocabulary
+
+
+def test_whole_tokens_are_not_taken_apart(monkeypatch):
+    """Nearly all tokens are whole characters; splitting is slow, so it is for those that need it."""
+    asked: list[int] = []
+    split = text_module._split_pieces
+    monkeypatch.setattr(text_module, "_split_pieces", lambda tokens: asked.append(len(tokens)) or split(tokens))
+    tokens = [b"a", b" caf\xc3", b"\xa9", b" b"] + [b" word"] * 50
+    assert pieces(tokens) == ["a", " caf\u00e9", "", " b"] + [" word"] * 50
+    assert sum(asked) == 2
+    assert len(asked) <= 2

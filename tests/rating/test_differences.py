@@ -99,6 +99,16 @@ def test_omnibus_finds_a_third_arm_and_is_nominal_without():
     assert omnibus_p(values, labels, strata, rng=rng) > 0.05
 
 
+def test_omnibus_false_positives_on_null_data_are_nominal():
+    rng = np.random.default_rng(21)
+    labels, strata = np.repeat([0, 1, 2], 20), np.tile([0, 1], 30)
+    rejected = 0
+    for _ in range(400):
+        values = rng.integers(0, 7, 60) / 2 + strata
+        rejected += omnibus_p(values, labels, strata, rng=rng, n_permutations=199) <= 0.05
+    assert 0.025 <= rejected / 400 <= 0.08
+
+
 def test_paired_mean_of_nothing_says_so():
     assert paired_mean(np.array([]), np.random.default_rng(0)).value is None
     assert paired_mean(np.full(20, 0.5), np.random.default_rng(0)).ci_low == 0.5

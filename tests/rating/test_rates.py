@@ -79,6 +79,23 @@ def test_fisher_equals_whole_number_arithmetic(yes_a, n_a, yes_b, n_b):
     )
 
 
+@pytest.mark.parametrize(("n_a", "n_b", "rate"), [(200, 200, 0.07), (100, 100, 0.2), (40, 20, 0.5), (30, 90, 0.1)])
+def test_fishers_false_positives_are_never_above_the_level(n_a, n_b, rate):
+    """Exactly, over all tables that one rate gives: the chance of p <= 0.05 is at most 0.05, and not far below 0."""
+
+    def chance(k, n):
+        return comb(n, k) * rate**k * (1 - rate) ** (n - k)
+
+    few = range(0, 61)
+    rejected = sum(
+        chance(a, n_a) * chance(b, n_b)
+        for a in few
+        for b in few
+        if a <= n_a and b <= n_b and fisher_exact(Table(a, n_a, b, n_b)) <= 0.05
+    )
+    assert 0.005 < rejected <= 0.05
+
+
 def test_zero_counts_have_intervals_and_reasons():
     ratio = odds_ratio(Table(5, 50, 0, 50))
     assert ratio.value is None

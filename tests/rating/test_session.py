@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from fovea.errors import StudyError
 from fovea.rating.session import RaterEvent
+from fovea.rating.store import Store
 from fovea.rating.study import Study
 from tests.rating.made_study import made, work
 
@@ -266,16 +267,63 @@ def test_events_are_checked_before_they_come_here():
             RaterEvent(**{"kind": "rate", "key": "k", **wrong})
 
 
-def test_seconds_are_measured_from_seeing_to_answering(study, monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr("time.time", lambda: now[0])
+def test_seconds_are_measured_from_seeing_to_answering_whatever_the_clock_says(study, monkeypatch):
+    clock, passed = [1000.0], [50.0]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: passed[0])
     session = past_practice(ann(study))
     item = session.next_item()
-    now[0] += 12
+    passed[0] += 12
+    clock[0] += 3600  # the machine's clock was wrong and is set while the rater reads
+    say(session, "draft", "d", item=item.id, text="x")
     say(session, "explain", "e", item=item.id, text="x")
-    now[0] += 5
+    passed[0] += 5
+    clock[0] -= 9999
     say(session, "rate", "r", item=item.id, specificity=1)
     assert session.item(item.id).answer.seconds == pytest.approx(17)
+
+
+def test_seconds_of_an_item_that_another_process_showed_are_by_the_log(study, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    item = past_practice(ann(study)).next_item()
+    clock[0] += 7
+    say(ann(reopened(study)), "explain", "e", item=item.id, text="x")
+    assert study.store.events(1)[-1].body["seconds"] == pytest.approx(7)
+
+
+def test_another_answer_under_a_used_key_is_refused_not_swallowed(study):
+    session = past_practice(ann(study))
+    item = session.next_item()
+    say(session, "explain", "e", item=item.id, text="x")
+    say(session, "rate", "same", item=item.id, specificity=1)
+    assert say(session, "rate", "same", item=item.id, specificity=1).is_replay
+    for other in ({"specificity": 2}, {"specificity": 1, "nice": True}, {"specificity": 1, "note": "n"}):
+        with pytest.raises(StudyError, match="belongs to another step"):
+            say(session, "rate", "same", item=item.id, **other)
+    with pytest.raises(StudyError, match="belongs to another step"):
+        session.undo("same")
+    assert session.item(item.id).answer.specificity == 1
+
+
+def test_nothing_is_opened_when_the_phase_ended_in_another_process(study, monkeypatch):
+    one, two = past_practice(ann(study)), ann(reopened(study))
+    item = two.next_item()
+    begin = Store.writing
+
+    def writing(store):
+        """Just before this process looks, the other one stops the rating."""
+        monkeypatch.setattr(Store, "writing", begin)
+        say(one, "finish", "f", text="no time left")
+        return begin(store)
+
+    other = two.order()[5]
+    assert other != item.id
+    n = len(study.store.events(1))
+    monkeypatch.setattr(Store, "writing", writing)
+    with pytest.raises(StudyError, match="no such item now"):
+        two.item(other)
+    assert [event.kind for event in study.store.events(1)[n:]] == ["finish"]
 
 
 def test_a_study_without_practice_guesses_explanations_and_repeats(tmp_path):

@@ -1,19 +1,26 @@
 """The log: append-only, nothing acknowledged is lost to kill -9, raters in parallel lose nothing."""
 
+import fcntl
 import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from fovea.errors import StudyError
+from fovea.rating.collect import rows_of
+from fovea.rating.session import RaterEvent
 from fovea.rating.store import Store
 from fovea.rating.study import Study
+from fovea.rating.words import links_texts
 from tests.house import ROOT
 from tests.rating.made_study import made, work
 
@@ -125,18 +132,82 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     assert len(acknowledged) > 20
 
 
-@pytest.mark.slow
-def test_two_raters_in_parallel_lose_nothing_in_2000_ratings(tmp_path):
-    study = made(tmp_path)
-    processes = [writer(study, name, stop=1000) for name in ("ann", "bob")]
-    for process in processes:
-        said, _ = process.communicate(timeout=200)
-        assert process.returncode == 0
-        assert len(said.splitlines()) == 1001
+RATER = """
+import sys, time
+from pathlib import Path
+from fovea.rating.session import RaterEvent
+from fovea.rating.study import Study
+run, token, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+session = Study.open(run, "bare").rater(token)
+items = session.order()
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(n):
+    session.record(RaterEvent(kind="rate", key=f"r{i}", item=items[i % len(items)], specificity=i % 4, note=str(i)))
+    time.sleep(0.001)  # without any thought between two steps one process would hold the lock nearly all the time
+"""
+
+
+def bare(folder: Path) -> Study:
+    """A study of ratings alone, where a thousand of them are edits of forty items."""
+    return made(folder, "bare", n_practice=0, n_guesses=0, explanation="none", repeat_share=0.0, panels=["domain"])
+
+
+def check_that_all_ratings_are_there(study: Study) -> None:
+    """Every rating of both raters, in order, of the right item, and the two were at it at the same time."""
     for number in (1, 2):
-        drafts = [event.body["text"] for event in study.store.events(number) if event.kind == "draft"]
-        assert drafts == [f"draft {n}" for n in range(1000)]
-    assert len({event.seq for event in study.store.events()}) == len(study.store.events())
+        items = [item.id for item in study.store.items(number)]
+        rated = [event for event in study.store.events(number) if event.kind == "rate"]
+        assert [event.body["note"] for event in rated] == [str(i) for i in range(1000)]
+        assert [event.item for event in rated] == [items[i % len(items)] for i in range(1000)]
+        assert [event.body["specificity"] for event in rated] == [i % 4 for i in range(1000)]
+    who = [event.rater for event in study.store.events() if event.kind == "rate"]
+    assert len(who) == 2000
+    turns = sum(a != b for a, b in pairwise(who))
+    assert turns > 20, "one after the other is not in parallel"
+    assert rows_of(Study.open(study.folder.parent.parent, study.name).store, None)[0].answer.is_done
+
+
+@pytest.mark.slow
+def test_two_raters_in_two_processes_lose_nothing_in_2000_ratings(tmp_path):
+    study = bare(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RATER, str(tmp_path), study.tokens()[name], "1000"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for name in ("ann", "bob")
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # both are ready: now together
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+    check_that_all_ratings_are_there(study)
+
+
+@pytest.mark.slow
+def test_two_raters_in_two_threads_of_one_server_lose_nothing_in_2000_ratings(tmp_path):
+    study, together = bare(tmp_path), threading.Barrier(2)
+
+    def rate(name: str) -> None:
+        session = study.rater(study.tokens()[name])
+        items = session.order()
+        together.wait()
+        for i in range(1000):
+            step = RaterEvent(kind="rate", key=f"r{i}", item=items[i % 40], specificity=i % 4, note=str(i))
+            session.record(step)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(rate, name) for name in ("ann", "bob")]:
+            done.result()
+    check_that_all_ratings_are_there(study)
 
 
 def test_folders_hold_no_half_study(tmp_path, monkeypatch):
@@ -146,4 +217,26 @@ def test_folders_hold_no_half_study(tmp_path, monkeypatch):
     monkeypatch.setattr("fovea.rating.study.create_store", fail)
     with pytest.raises(OSError, match="No space"):
         made(tmp_path)
-    assert list(Path(tmp_path / "studies").iterdir()) == []
+    assert [path.name for path in Path(tmp_path / "studies").iterdir()] == [".making"]
+
+
+def test_two_processes_cannot_make_one_study_of_two_halves(tmp_path):
+    made(tmp_path)
+    with (tmp_path / "studies" / ".making").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StudyError, match="another process is making a study"):
+            made(tmp_path, "two")
+    assert made(tmp_path, "two").name == "two"
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty", "torn"])
+def test_a_damaged_study_is_said_with_its_file(tmp_path, damage):
+    study = made(tmp_path)
+    study.close()
+    path = study.folder / "study.sqlite"
+    data = path.read_bytes()
+    torn = data[:100] + b"\xff" * 4000 + data[4100:]
+    path.write_bytes({"text": b"no database at all" * 99, "cut": data[:5000], "empty": b"", "torn": torn}[damage])
+    with pytest.raises(StudyError, match=r"study\.sqlite cannot be read as a study .*restore it"):
+        Study.open(tmp_path, "one")
+    assert "is not served" in links_texts(tmp_path, "http://x")[0]

@@ -13,6 +13,7 @@ from fovea.rating.exports import export, safe_cell
 from fovea.rating.sealing import commitment
 from fovea.rating.session import RaterEvent
 from fovea.rating.study import Study, create, study_names
+from fovea.rating.words import result_text
 from tests.rating.made_study import HOSTILE, MadeSource, config, made, work
 
 
@@ -192,10 +193,56 @@ def test_the_result_finds_what_was_planted(tmp_path):
     assert len(found["best"][0]["panels"]["domain"]["examples"]) == 3
 
 
+def test_several_jobs_per_arm_are_also_compared_job_by_job(tmp_path):
+    source = MadeSource()
+    for name in ("ssae-k16-s1", "direct-k40-s1"):
+        source.sizes[name], source.domain_of[name], source.scales[name] = 60, "bio", 1.0
+    source.jobs = tuple(source.sizes)
+    study = planted(made(tmp_path, source=source, features_per_arm=24, n_practice=0, n_guesses=0))
+    path = study.unblind()
+    primary = json.loads(path.read_text())["contrasts"][0]
+    jobs = primary["over_jobs"]
+    assert (jobs["n_jobs_a"], jobs["n_jobs_b"]) == (2, 2)
+    assert jobs["p"] >= jobs["p_smallest"] == pytest.approx(1 / 3)
+    assert jobs["difference"]["value"] == pytest.approx(primary["difference"]["value"], abs=0.3)
+    assert "with 2 and 2 jobs p cannot be below 0.33" in result_text(path)
+    assert [each["rater"] for each in primary["by_rater"]] == ["ann", "bob"]
+    own = [each["difference"]["value"] for each in primary["by_rater"]]
+    assert np.mean(own) == pytest.approx(primary["difference"]["value"], abs=0.15)
+    assert "whole jobs permuted" in (study.folder / "protocol.md").read_text()
+
+
 def test_ratings_without_a_difference_show_none(tmp_path):
     found = result(planted(made(tmp_path, features_per_arm=30), effect=0.0))
     assert found["contrasts"][0]["p"] > 0.05
     assert found["contrasts"][0]["difference"]["ci_low"] < 0 < found["contrasts"][0]["difference"]["ci_high"]
+
+
+def test_flags_are_of_features_that_somebody_answered_and_per_panel(tmp_path):
+    """Stopped early: what was never asked is not "not nice"; a feature without a general panel has fewer chances."""
+    study = made(tmp_path, n_practice=0, repeat_share=0.0, explanation="none")
+    sealed = study.sealed()
+    session = study.rater(study.tokens()["ann"])
+    seen = {"domain": set(), "general": set()}
+    evidence = {item.id: item.evidence for item in study.store.items(1)}
+    for n in range(15):
+        item = session.next_item()
+        feature = sealed.evidence[evidence[item.id]]["feature"]
+        if n % 5 == 4:
+            session.record(RaterEvent(kind="skip", key=f"k{n}", item=item.id, text="garbled"))
+            continue
+        seen[item.panel].add(feature)
+        told = {"cannot_tell": True} if item.panel == "general" else {"specificity": 1}
+        session.record(RaterEvent(kind="rate", key=f"k{n}", item=item.id, nice=True, **told))
+    found = result(study, force_reason="test")
+    for name in ("nice", "cannot_tell"):
+        assert sum(each["n_features"] for each in found[name]["by_arm"]) == len(seen["domain"] | seen["general"])
+        for panel, features in seen.items():
+            own = found[name]["by_panel"][panel]["by_arm"]
+            assert sum(each["n_features"] for each in own) == len(features)
+    on_domain = found["cannot_tell"]["by_panel"]["domain"]["by_arm"]
+    assert sum(each["n_yes"] for each in on_domain) == 0
+    assert sum(each["n_yes"] for each in found["nice"]["by_panel"]["domain"]["by_arm"]) == len(seen["domain"])
 
 
 def test_unblinded_raters_are_caught(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fovea.cli import app
+from fovea.rating.packet import Packet
 from fovea.rating.study import Study
 from fovea.rating.visible import visible
 from tests.features.made import make
@@ -49,6 +50,21 @@ def test_the_whole_way_by_verbs(folder: Path, tmp_path: Path):
     assert "unblinded after all had locked" in fovea("status", folder, "first")
     assert len(fovea("export", folder, "first", "--out", tmp_path / "out").splitlines()) == 3
     assert json.loads((folder / "studies/first/result.json").read_text())["n_scripted"] == 1
+
+
+def test_packets_by_verbs(folder: Path, tmp_path: Path):
+    fovea("new", folder, "first", *ARMS, "--per-arm", 10, "--config", tmp_path / "study.toml")
+    file = tmp_path / "ann.packet"
+    assert "give it to ann alone" in fovea("packet", folder, "first", "ann", "--out", file)
+    packet = Packet(file)
+    work(packet.rater(packet.token))
+    packet.close()
+    told = fovea("import", folder, "first", file)
+    assert "events of ann are in the log now (0 were before); phase: locked" in told
+    assert "nothing new: the log has all" in fovea("import", folder, "first", file)
+    assert "all have locked" in fovea("status", folder, "first")
+    assert "does not exist" in fovea("import", folder, "first", tmp_path / "none", code=2)
+    assert "does not exist" in fovea("rate", tmp_path / "none", code=2)
 
 
 def test_what_is_missing_is_said(folder: Path):

@@ -35,6 +35,8 @@ def test_the_section_says_what_was_found_and_by_whom(page: Page) -> None:
     assert "20 features per arm and 2 raters" in page.text
     assert "1 of 2 raters are scripted" in page.text
     assert "Unblinded by force before ann and bob had locked" in page.text
+    assert "By rater alone: ann" in page.text
+    assert "seeds of training and raters were not resampled" in page.text
 
 
 def test_a_blind_study_is_not_shown(page: Page) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from fovea.app.payload import cut
 from fovea.app.security import Sessions
+from fovea.rating.packet import Packet
 from fovea.rating.session import RaterSession
 from fovea.rating.study import Study, study_names
 
@@ -26,7 +27,7 @@ OWN_WORDS = 16 * 1024
 class Desk:
     """One open study."""
 
-    def __init__(self, study: Study, cookie: str) -> None:
+    def __init__(self, study: Study | Packet, cookie: str) -> None:
         self.study = study
         self.sessions = Sessions(cookie, _cookie_key(study), path=f"/rate/{study.name}")
         self.size = answer_size(study)
@@ -82,14 +83,24 @@ class Desks:
             self._open.clear()
 
 
-def _cookie_key(study: Study) -> bytes:
+class OneDesk:
+    """The desk of a packet, which is all that is served."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def find(self, name: str) -> Desk | None:
+        """The desk, if `name` is its study's."""
+        return self._desk if name == self._desk.study.name else None
+
+
+def _cookie_key(study: Study | Packet) -> bytes:
     """Key of the raters' cookies: made from their tokens, so that it outlives the server; else of this process."""
-    path = study.folder / "links.json"
-    told = path.read_bytes() if path.is_file() else secrets.token_bytes(32)
+    told = study.secret() or secrets.token_bytes(32)
     return hashlib.sha256(b"cookies of raters" + told).digest()
 
 
-def answer_size(study: Study) -> int:
+def answer_size(study: Study | Packet) -> int:
     """Bytes of every answer of a study: the largest of all items and orders, with room, in whole steps."""
     items = [item for rater in study.store.raters for item in study.store.items(rater.number)]
     largest = max(len(json.dumps(shown(study.store.evidence(each)))) for each in {item.evidence for item in items})

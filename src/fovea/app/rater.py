@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from fovea.app.calls import Call, Reply, failure, parse, protected, respond
-from fovea.app.desks import STEP, Desk, Desks, padded, shown
+from fovea.app.desks import STEP, Desk, Desks, OneDesk, padded, shown
 from fovea.app.payload import cut
 from fovea.app.security import WRITES
 from fovea.config import Config
@@ -40,8 +40,8 @@ RaterEndpoint = Callable[[RaterSession, Call], dict[str, Any]]
 Served = Callable[[Request], Awaitable[Response]]
 
 
-def rater_routes(desks: Desks) -> list[BaseRoute]:
-    """Routes below /rate for the studies of a run."""
+def rater_routes(desks: Desks | OneDesk) -> list[BaseRoute]:
+    """Routes below /rate for the studies of a run, or for one packet; nothing else can be reached through them."""
     reads: dict[str, RaterEndpoint] = {"state": state, "item": item, "feedback": told, "answers": answers}
     writes: dict[str, RaterEndpoint] = {"event": event, "undo": undo}
     at = "/rate/{name}/api"
@@ -52,7 +52,7 @@ def rater_routes(desks: Desks) -> list[BaseRoute]:
     ]
 
 
-def _of_study(desks: Desks, serve: Callable[[Request, Desk], Awaitable[Response]]) -> Served:
+def _of_study(desks: Desks | OneDesk, serve: Callable[[Request, Desk], Awaitable[Response]]) -> Served:
     """Find the study of the address; give every answer the study's size."""
 
     async def found(request: Request) -> Response:
@@ -70,7 +70,7 @@ def _of_study(desks: Desks, serve: Callable[[Request, Desk], Awaitable[Response]
     return found
 
 
-def _served(desks: Desks, endpoint: RaterEndpoint) -> Served:
+def _served(desks: Desks | OneDesk, endpoint: RaterEndpoint) -> Served:
     async def serve(request: Request, desk: Desk) -> Response:
         def answer(call: Call) -> Reply:
             return Reply(endpoint(desk.rater(call.subject), call))
@@ -80,7 +80,7 @@ def _served(desks: Desks, endpoint: RaterEndpoint) -> Served:
     return _of_study(desks, serve)
 
 
-def _session(desks: Desks) -> Served:
+def _session(desks: Desks | OneDesk) -> Served:
     """GET: whose cookie it is, and its CSRF value. POST with the token of a rater's link: a cookie."""
 
     async def serve(request: Request, desk: Desk) -> Response:

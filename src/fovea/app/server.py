@@ -20,12 +20,13 @@ from starlette.routing import BaseRoute, Route
 
 from fovea.app.assets import asset_routes
 from fovea.app.calls import Reply, failure, parse, protected, respond
-from fovea.app.desks import Desks
+from fovea.app.desks import Desk, Desks, OneDesk
 from fovea.app.explorer import Explorer
 from fovea.app.rater import PAGES as RATER_PAGES
 from fovea.app.rater import rater_routes
 from fovea.app.security import Sessions, Shield, same
 from fovea.errors import ConfigError
+from fovea.rating.packet import Packet
 from fovea.rating.words import links_texts
 
 PAGES = ("/", "/latents/{job}/{latent}", "/compare", "/prompt", "/export")
@@ -69,6 +70,18 @@ def build(run: Path, place: Place, token: str) -> Starlette:
         middleware=[Middleware(Shield, hosts=allowed_hosts(place))],
         exception_handlers={404: _not_found, 405: _not_found},
         lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def build_packet(packet: Packet, place: Place) -> Starlette:
+    """The app of one packet: its rater's pages and nothing else."""
+    desk = Desk(packet, f"fovea-rater-{place.port}")
+    app = Starlette(
+        routes=[*rater_routes(OneDesk(desk)), *asset_routes(dict.fromkeys(RATER_PAGES, "rate.html"))],
+        middleware=[Middleware(Shield, hosts=allowed_hosts(place))],
+        exception_handlers={404: _not_found, 405: _not_found},
     )
     app.router.redirect_slashes = False
     return app
@@ -167,6 +180,30 @@ def serve(run: Path, place: Place, *, is_remote_allowed: bool, say: Say, launch:
         if launch is not None:
             launch(link)
         _run(app, listener)
+
+
+def serve_packet(file: Path, port: int, *, say: Say, launch: Say | None = None) -> None:
+    """Serve one rater's packet on this machine alone until interrupted; `say` prints the rater's link.
+
+    Raises:
+        ConfigError: the port is taken.
+        StudyError: the file is no packet, or was changed.
+    """
+    packet = Packet(file)
+    try:
+        place = Place(port=port)
+        with _listen(place) as listener:
+            place = place._replace(port=listener.getsockname()[1])
+            app = build_packet(packet, place)
+            link = f"http://{_shown(place)}/rate/{packet.name}/#t={packet.token}"
+            say(f"open {link}")
+            say(f"each step is in {file} when the page says so; stop with Ctrl-C, go on with the same command")
+            say("send the file back when you have locked (or before, to have a copy kept)")
+            if launch is not None:
+                launch(link)
+            _run(app, listener)
+    finally:
+        packet.close()
 
 
 def _announce(place: Place, token: str, say: Say) -> str:

@@ -32,10 +32,29 @@ def serve_run(
         ConfigError: the extra `app` is not installed, the host is not allowed or the port is taken.
         RunError: the run has no evidence of features, or it is stale.
     """
-    for module in NEEDS:
-        if find_spec(module) is None:
-            raise ConfigError(f"the app needs {module}, which is not installed: pip install 'fovea-sae[app]'")
+    _check_needs()
     from fovea.app.server import Place, serve
 
     place = Place(address[0], address[1], names)
     serve(run, place, is_remote_allowed=is_remote_allowed, say=say, launch=launch)
+
+
+def rate_packet(
+    file: Path, port: int, *, say: Callable[[str], object], launch: Callable[[str], object] | None = None
+) -> None:
+    """Serve one rater's packet on this machine until interrupted.
+
+    Raises:
+        ConfigError: the extra `app` is not installed, or the port is taken.
+        StudyError: the file is no packet, or was changed.
+    """
+    _check_needs()
+    from fovea.app.server import serve_packet
+
+    serve_packet(file, port, say=say, launch=launch)
+
+
+def _check_needs() -> None:
+    for module in NEEDS:
+        if find_spec(module) is None:
+            raise ConfigError(f"the app needs {module}, which is not installed: pip install 'fovea-sae[app]'")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from fovea.errors import RunError
 from fovea.features.files import MAKE_AGAIN, ROWS_PER_GROUP, CorpusContexts, GroupRule, Paths, read_manifest
-from fovea.features.text import pieces, read_vocabulary
+from fovea.features.text import pieces, read_vocabulary, whole
 
 
 class Piece(NamedTuple):
@@ -226,6 +226,10 @@ class Features:
     def _vocabulary(self) -> Any:
         return read_vocabulary(self._paths.vocabulary)
 
+    @cached_property
+    def _whole(self) -> list[str | None]:
+        return [whole(token) for token in self._vocabulary.tokens]
+
     def _evidence(self, corpus: str, row: dict[str, Any]) -> Evidence:
         about = self.manifest["corpora"][corpus]
         examples = self._examples(corpus, row)
@@ -265,9 +269,14 @@ class Features:
     def _pieces(self, contexts: CorpusContexts, number: int, values: dict[int, float]) -> tuple[Piece, ...]:
         ids: list[int] = contexts.tokens[number].tolist()
         texts = self._texts(contexts, number, ids)
-        return tuple(Piece(texts[place], token, values.get(place, 0.0)) for place, token in enumerate(ids))
+        activations = [values.get(place, 0.0) for place in range(len(ids))]
+        return tuple(map(Piece, texts, ids, activations))
 
     def _texts(self, contexts: CorpusContexts, number: int, ids: list[int]) -> list[str]:
+        if not self._vocabulary.added_space:
+            texts = [self._whole[token] for token in ids]
+            if all(texts):  # as nearly always: no character is split, so each token is its own text
+                return [text for text in texts if text]
         data = [self._vocabulary.tokens[token] for token in ids]
         if self._vocabulary.added_space:
             for place in np.flatnonzero(contexts.starts[number]).tolist():

@@ -37,17 +37,19 @@ def pieces(tokens: Sequence[bytes]) -> list[str]:
     found: list[str] = []
     pending: list[bytes] = []
     for token in tokens:
-        text = _whole(token)
+        text = whole(token)
         if text:  # characters begin and end with it, so that what came before stands for itself
-            found += [*_split_pieces(pending), text]
-            pending = []
+            if pending:
+                found += _split_pieces(pending)
+                pending = []
+            found.append(text)
         else:
             pending.append(token)
     return found + _split_pieces(pending)
 
 
-def _whole(token: bytes) -> str | None:
-    """The text of a token that is whole characters."""
+def whole(token: bytes) -> str | None:
+    """The text of a token that is whole characters; None where it holds a part of one."""
     try:
         return token.decode()
     except UnicodeDecodeError:

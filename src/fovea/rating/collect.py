@@ -22,9 +22,11 @@ class Row(NamedTuple):
     subject: str
     answer: Answer
     feature: int | None
-    "Index into the sealed features; None for practice, and before the unblinding."
+    "Index into the sealed features; None for practice and controls, and before the unblinding."
     repeat_of: str | None
     "The item that this one repeats; None before the unblinding."
+    control: int | None
+    "Index into the sealed controls; None for all else, and before the unblinding."
 
 
 def rows_of(store: Store, sealed: Sealed | None) -> list[Row]:
@@ -49,6 +51,7 @@ def rows_of(store: Store, sealed: Sealed | None) -> list[Row]:
                     state.answer(item.id),
                     None if sealed is None else sealed.evidence[item.evidence]["feature"],
                     None if sealed is None else sealed.repeats.get(item.id),
+                    None if sealed is None else sealed.evidence[item.evidence].get("control"),
                 )
             )
     return found

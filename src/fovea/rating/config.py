@@ -36,6 +36,15 @@ class RaterConfig(Config):
     "A scripted rater is a program; results say so."
 
 
+class ControlConfig(Config):
+    """A feature whose specificity the study's maker knows: a check of the raters, mixed in blind, never an outcome."""
+
+    job: str
+    "Any job with evidence, not only those of the arms."
+    latent: NonNegativeInt
+    known: Literal["general", "specific"]
+
+
 class RubricConfig(Config):
     """The question and its anchored points."""
 
@@ -60,17 +69,24 @@ class ShownConfig(Config):
         return self.n_strongest + self.n_spread
 
 
-class StudyConfig(Config):
-    """One blind study."""
+class SampleConfig(Config):
+    """Which features are rated."""
 
-    arm: tuple[ArmConfig, ...] = Field(min_length=2, max_length=9)
-    rater: tuple[RaterConfig, ...] = Field(min_length=1, max_length=50)
     seed: NonNegativeInt = 0
     "Of the sample. Orders and ids are drawn from a secret that is sealed."
     features_per_arm: PositiveInt = 100
     "In each domain."
     min_firings: PositiveInt = 10
     "Firings on the domain's text that a latent needs to be sampled."
+    control: tuple[ControlConfig, ...] = ()
+    "Shown on the first panel only, and not sampled for an arm."
+
+
+class StudyConfig(SampleConfig):
+    """One blind study."""
+
+    arm: tuple[ArmConfig, ...] = Field(min_length=2, max_length=9)
+    rater: tuple[RaterConfig, ...] = Field(min_length=1, max_length=50)
     panels: tuple[Panel, ...] = Field(default=("domain", "general"), min_length=1)
     "Texts from which examples are shown; each panel of a feature is an item of its own."
     explanation: str = Field(default="write", min_length=1)
@@ -110,6 +126,10 @@ def study_config(table: dict[str, Any], *, where: str) -> StudyConfig:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{where}: two {what} are named {name!r}; give each a name of its own")
+    controls = [(control.job, control.latent) for control in config.control]
+    for job, latent in controls:
+        if controls.count((job, latent)) > 1:
+            raise ConfigError(f"{where}: latent {latent} of {job!r} is named as a control twice; name it once")
     jobs = [job for arm in config.arm for job in arm.jobs]
     for job in jobs:
         if jobs.count(job) > 1:

@@ -119,15 +119,20 @@ def permuted(
 
 
 def omnibus_p(
-    values: Values, arms: Int64[np.ndarray, " features"], strata: Strata, *, rng: np.random.Generator
+    values: Values,
+    arms: Int64[np.ndarray, " features"],
+    strata: Strata,
+    *,
+    rng: np.random.Generator,
+    n_permutations: int = N_PERMUTATIONS,
 ) -> float:
     """p of "all arms have equal means", for three and more: weighted spread of the means, permuted within strata."""
     observed = float(_spread(values, arms[None, :], strata)[0])
     n_extreme = 0
-    for _ in range(0, N_PERMUTATIONS, _BLOCK):
-        labels = permuted(arms, strata, rng, n=_BLOCK)
+    for start in range(0, n_permutations, _BLOCK):
+        labels = permuted(arms, strata, rng, n=min(_BLOCK, n_permutations - start))
         n_extreme += int((_spread(values, labels, strata) >= observed - 1e-12).sum())
-    return (1 + n_extreme) / (1 + N_PERMUTATIONS)
+    return (1 + n_extreme) / (1 + n_permutations)
 
 
 def _spread(values: Values, arms: Int64[np.ndarray, "draws features"], strata: Strata) -> Float64[np.ndarray, " draws"]:

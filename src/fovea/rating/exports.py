@@ -19,7 +19,7 @@ COLUMNS = (
     "study", "rater", "rater_kind", "phase", "position", "item", "panel", "domain", "specificity", "cannot_tell",
     "nice", "skip_reason", "note", "explanation", "guess", "seconds", "answered_at",
 )  # fmt: skip
-MAPPING = ("arm", "job", "latent", "repeat_of")
+MAPPING = ("arm", "job", "latent", "repeat_of", "control")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
 
 
@@ -66,8 +66,10 @@ def _values(study: Study, row: Row, sealed: Sealed | None) -> dict[str, Any]:
         "answered_at": None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
     }
     if sealed is not None:
-        feature = {} if row.feature is None else sealed.features[row.feature]
-        found |= {name: feature.get(name) for name in ("arm", "job", "latent")} | {"repeat_of": row.repeat_of}
+        control = {} if row.control is None else sealed.controls[row.control]
+        feature = control if row.feature is None else sealed.features[row.feature]
+        found |= {name: feature.get(name) for name in ("arm", "job", "latent")}
+        found |= {"repeat_of": row.repeat_of, "control": control.get("known")}
     return found
 
 

@@ -4,9 +4,10 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from fovea.rating.agreement import Counts, Draws, alpha, confusion, counts_of, gwet, percent_agreement, with_interval
+from fovea.rating.clusters import clusters
 from fovea.rating.collect import Row, specificities
 from fovea.rating.config import Panel
 from fovea.rating.differences import contrast, omnibus_p, paired_mean
@@ -24,6 +25,7 @@ class Sampled(NamedTuple):
     "In the order of the config: differences are first minus later."
     arm_of: list[str]
     domain_of: list[str]
+    job_of: list[str]
     raters: tuple[str, ...]
     n_points: int
 
@@ -85,12 +87,17 @@ def distributions(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> l
                 "n_cannot_tell": sum(a.cannot_tell for a in answers),
                 "n_skipped": sum(a.skip_reason is not None for a in answers),
                 "n_open": sum(not a.is_done for a in answers),
-                "n_features": len({r.feature for r in sampled.asked(panel) if sampled.arm_of[r.feature or 0] == arm}),
+                "n_features": len(_features_of(sampled, sampled.asked(panel), arm)),
                 "n_features_rated": len(own),
                 "mean": _mean(own, rng)._asdict(),
             }
         )
     return found
+
+
+def _features_of(sampled: Sampled, rows: list[Row], arm: str) -> set[int]:
+    """Features of an arm that the rows are about."""
+    return {row.feature for row in rows if row.feature is not None and sampled.arm_of[row.feature] == arm}
 
 
 def _mean(values: Means, rng: np.random.Generator) -> Estimate:
@@ -103,19 +110,46 @@ def _mean(values: Means, rng: np.random.Generator) -> Estimate:
 def contrasts(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Every pair of arms on a panel."""
     means = sampled.means(panel)
-    domains = list(dict.fromkeys(sampled.domain_of))
-    strata = np.array([domains.index(domain) for domain in sampled.domain_of], dtype=np.int64)
+    strata = numbers_of(sampled.domain_of)
     arms = np.array(sampled.arm_of)
     found: list[dict[str, Any]] = []
     for a, b in combinations(sampled.arms, 2):
         used = np.isin(arms, [a, b]) & np.isfinite(means)
         told = contrast(means[used], arms[used] == a, strata[used], rng=rng)
-        values = {
-            name: value._asdict() if isinstance(value, Estimate) else value for name, value in told._asdict().items()
-        }
         superiority = None if told.delta.value is None else (told.delta.value + 1) / 2
-        found.append({"panel": panel, "a": a, "b": b, **values, "superiority": superiority})
+        found.append({"panel": panel, "a": a, "b": b, **_plain(told._asdict()), "superiority": superiority})
     return found
+
+
+def over_jobs(sampled: Sampled, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
+    """The same pair with the training job as unit; None where no arm has two jobs of a domain."""
+    means = sampled.means(pair["panel"])
+    arms = np.array(sampled.arm_of)
+    used = np.isin(arms, [pair["a"], pair["b"]]) & np.isfinite(means)
+    strata, jobs = numbers_of(sampled.domain_of)[used], numbers_of(sampled.job_of)[used]
+    told = clusters(means[used], arms[used] == pair["a"], strata, jobs=jobs, rng=rng)
+    return None if told is None else _plain(told._asdict())
+
+
+def by_rater(sampled: Sampled, pair: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The same pair as each rater alone saw it: how far the result hangs on who rated."""
+    arms, strata = np.array(sampled.arm_of), numbers_of(sampled.domain_of)
+    found: list[dict[str, Any]] = []
+    for name, own in zip(sampled.raters, sampled.ratings(pair["panel"]), strict=True):
+        used = np.isin(arms, [pair["a"], pair["b"]]) & np.isfinite(own)
+        told = contrast(own[used], arms[used] == pair["a"], strata[used], rng=rng)
+        found.append({"rater": name, "n_a": told.n_a, "n_b": told.n_b, "difference": told.difference._asdict()})
+    return found
+
+
+def numbers_of(names: list[str]) -> Int64[np.ndarray, " features"]:
+    """Equal names as equal numbers, in order of appearance."""
+    known = list(dict.fromkeys(names))
+    return np.array([known.index(name) for name in names], dtype=np.int64)
+
+
+def _plain(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: value._asdict() if isinstance(value, Estimate) else value for name, value in told.items()}
 
 
 def omnibus(sampled: Sampled, panel: Panel, rng: np.random.Generator) -> float | None:
@@ -142,22 +176,33 @@ def panel_difference(sampled: Sampled, rng: np.random.Generator) -> list[dict[st
     return found
 
 
-def counted(sampled: Sampled, is_so: set[int]) -> dict[str, Any]:
-    """A yes or no of features: per arm, and every pair with Fisher's test."""
-    domains = list(dict.fromkeys(sampled.domain_of))
+def counted(sampled: Sampled, name: str, panel: Panel | None = None) -> dict[str, Any]:
+    """A yes or no of features by any rater: per arm, and every pair with Fisher's test.
+
+    Args:
+        name: nice or cannot_tell.
+        panel: Of answers on this panel alone; None takes all panels. Features that have fewer panels then have fewer
+            chances to be called so, and methods differ in that.
+
+    Features that no rater answered (skipped, or left open when a study was stopped) are not counted.
+    """
+    rows = [r for r in sampled.rows if r.phase == "rating" and r.feature is not None and panel in (None, r.panel)]
+    answered = {r.feature for r in rows if r.answer.is_done and r.answer.skip_reason is None}
+    is_so = {r.feature for r in rows if getattr(r.answer, name)}
 
     def cell(arm: str, domain: str | None) -> tuple[int, int]:
         own = [
             i
             for i, (a, d) in enumerate(zip(sampled.arm_of, sampled.domain_of, strict=True))
-            if a == arm and domain in (None, d)
+            if a == arm and domain in (None, d) and i in answered
         ]
         return sum(i in is_so for i in own), len(own)
 
     pairs: list[dict[str, Any]] = []
+    domains = list(dict.fromkeys(sampled.domain_of))
     for a, b in combinations(sampled.arms, 2):
         rates = compare_rates(Table(*cell(a, None), *cell(b, None)))
-        told = {n: v._asdict() if isinstance(v, Estimate) else v for n, v in rates._asdict().items()}
+        told = _plain(rates._asdict())
         strata = [Table(*cell(a, domain), *cell(b, domain)) for domain in domains]
         common = mantel_haenszel(strata) if len(domains) > 1 else None
         pairs.append({"a": a, "b": b, **told, "odds_ratio_within_domains": common})
@@ -180,6 +225,36 @@ def repeats(sampled: Sampled, rng: np.random.Generator) -> list[dict[str, Any]]:
         told["mean_apart"] = float(apart.mean()) if len(pairs) else None
         told["alpha_ordinal"] = with_interval(counts, lambda c, d: alpha(c, d, "ordinal"), rng)._asdict()
         found.append(told)
+    return found
+
+
+def controls(sampled: Sampled, known: list[str]) -> list[dict[str, Any]]:
+    """Per rater: how many controls of each kind were put into their half of the scale, at the first time of asking.
+
+    Args:
+        known: general or specific, of each control.
+
+    The middle point of an odd scale is no hit; what could not be told is counted beside, not as a miss.
+    """
+    middle = (sampled.n_points - 1) / 2
+    found: list[dict[str, Any]] = []
+    for name in sampled.raters:
+        own = [r for r in sampled.rows if r.rater.name == name and r.control is not None and r.repeat_of is None]
+        for kind in dict.fromkeys(known):
+            answers = [row.answer for row in own if known[row.control or 0] == kind]
+            points = [answer.specificity for answer in answers if answer.specificity is not None]
+            n_hits = sum(point > middle if kind == "specific" else point < middle for point in points)
+            found.append(
+                {
+                    "rater": name,
+                    "known": kind,
+                    "n_controls": len(answers),
+                    "n_rated": len(points),
+                    "n_hits": n_hits,
+                    "n_cannot_tell": sum(answer.cannot_tell for answer in answers),
+                    "hit_rate": wilson(n_hits, len(points))._asdict(),
+                }
+            )
     return found
 
 

@@ -35,7 +35,7 @@ def _compared(config: StudyConfig) -> str:
 def _sampled(config: StudyConfig, excluded: tuple[Excluded, ...]) -> str:
     columns = (
         "arm", "domain", "latents", "dead on D", f"under {config.min_firings} firings", "eligible by firings",
-        "examined", "too few examples", "sampled", "of these not shown on general text",
+        "examined", "too few examples", "sampled", "of these not shown on general text", "named as controls",
     )  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(str(value) for value in each)} |" for each in excluded]
@@ -79,6 +79,17 @@ def _order(config: StudyConfig, sample: Sample) -> str:
         "in permuted blocks over arms, domains and panels, drawn from a secret that is sealed; "
         f"{100 * config.repeat_share:.0f}% of the items come again unannounced, for the agreement of raters with "
         "themselves. Item ids are random and each rater's own. Raters do not see each other's ratings."
+        + _controls(config)
+    )
+
+
+def _controls(config: StudyConfig) -> str:
+    if not config.control:
+        return ""
+    named = ", ".join(f"latent {each.latent} of {each.job} ({each.known})" for each in config.control)
+    return (
+        f"\n\nControls, mixed in blind on the {config.panels[0]} panel, reported per rater as the share put into their "
+        f"half of the scale, and part of no other outcome: {named}."
     )
 
 
@@ -103,5 +114,7 @@ def _analysis(config: StudyConfig) -> str:
         "panels are secondary, with Holm's correction among them; three and more arms also have an omnibus test. "
         "Panels are never pooled. Agreement: Krippendorff's ordinal alpha and Gwet's AC2 (ordinal weights), intervals "
         'over features. "Nice" (by any rater, on any panel): Fisher\'s exact test. These tests are about features of '
-        "these trained SAEs and these raters: neither training seeds nor raters are resampled."
+        "these trained SAEs and these raters. Sensitivity, beside the primary outcome: where an arm has two jobs or "
+        "more of a domain, the difference with the job as unit (whole jobs permuted; jobs, then features drawn "
+        "again); and the difference by each rater alone."
     )

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fovea.rating.collect import Row, rows_of
+from fovea.rating.config import Panel
 from fovea.rating.outcomes import (
     Sampled,
     agreement,
     blinding,
+    by_rater,
     contrasts,
+    controls,
     counted,
     distributions,
     omnibus,
+    over_jobs,
     panel_difference,
     repeats,
 )
@@ -42,11 +46,11 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         tuple(arm.name for arm in config.arm),
         [feature["arm"] for feature in sealed.features],
         [feature["domain"] for feature in sealed.features],
+        [feature["job"] for feature in sealed.features],
         tuple(rater.name for rater in store.raters),
         len(config.rubric.points),
     )
     rng = np.random.default_rng([config.seed, 1])
-    nice, cannot_tell = (_flagged(rows, name) for name in ("nice", "cannot_tell"))
     unblinding = store.events(OWNER)[0]
     facts = store.facts
     return {
@@ -65,16 +69,16 @@ def result_of(study: "Study", sealed: Sealed) -> dict[str, Any]:
         "n_scripted": sum(rater.kind == "scripted" for rater in store.raters),
         "excluded": facts["excluded"],
         "power": facts["power"],
-        **_outcomes(sampled, tuple(config.panels), rng),
-        "nice": counted(sampled, nice),
-        "cannot_tell": counted(sampled, cannot_tell),
+        **_sensitive(sampled, _outcomes(sampled, tuple(config.panels), rng), config.seed),
+        **{name: _flagged(sampled, name, tuple(config.panels)) for name in ("nice", "cannot_tell")},
         "repeats": repeats(sampled, rng),
+        "controls": controls(sampled, [control["known"] for control in sealed.controls]),
         "blinding": blinding(sampled),
         "best": _best(study, sealed, rows),
     }
 
 
-def _outcomes(sampled: Sampled, panels: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
+def _outcomes(sampled: Sampled, panels: tuple[Panel, ...], rng: np.random.Generator) -> dict[str, Any]:
     found = {
         panel: {
             "agreement": agreement(sampled, panel, rng),
@@ -94,11 +98,18 @@ def _outcomes(sampled: Sampled, panels: tuple[Any, ...], rng: np.random.Generato
     return {"panels": found, "contrasts": pairs, "panel_difference": both}
 
 
-def _flagged(rows: list[Row], name: str) -> set[int]:
-    """Features of which any rater said so on any panel."""
-    return {
-        row.feature for row in rows if row.phase == "rating" and row.feature is not None and getattr(row.answer, name)
-    }
+def _sensitive(sampled: Sampled, found: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The outcomes with what they hang on: training jobs beside every pair, raters beside the primary one."""
+    rng = np.random.default_rng([seed, 2])
+    for pair in found["contrasts"]:
+        pair["over_jobs"] = over_jobs(sampled, pair, rng)
+        pair["by_rater"] = by_rater(sampled, pair, rng) if pair["is_primary"] else None
+    return found
+
+
+def _flagged(sampled: Sampled, name: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
+    """On any panel, and on each alone, where all features have equally many chances."""
+    return {**counted(sampled, name), "by_panel": {panel: counted(sampled, name, panel) for panel in panels}}
 
 
 def _rater(rows: list[Row], name: str, kind: str) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Excluded(NamedTuple):
     n_sampled: int
     n_without_general: int
     "Sampled, but with too few firings on general text to be shown: no item for that panel."
+    n_controls: int = 0
+    "Fired often enough, but named as controls: not examined."
 
 
 class Sample(NamedTuple):
@@ -73,6 +75,8 @@ class Sample(NamedTuple):
     features: tuple[Feature, ...]
     practice: tuple[Feature, ...]
     excluded: tuple[Excluded, ...]
+    controls: tuple[Feature, ...] = ()
+    "In the order of the config; their arm is empty."
 
 
 def draw(source: Source, config: StudyConfig) -> Sample:
@@ -93,7 +97,36 @@ def draw(source: Source, config: StudyConfig) -> Sample:
         excluded.append(counts)
         rest += [(arm, job, latent) for job, latent in unused]
     practice = _draw_practice(source, config, rest, rng)
-    return Sample(tuple(features), tuple(practice), tuple(excluded))
+    controls = _controls(source, config, {domain for _, domain in pools}, texts)
+    return Sample(tuple(features), tuple(practice), tuple(excluded), tuple(controls))
+
+
+def _controls(
+    source: Source, config: StudyConfig, domains: set[str], texts: dict[tuple[str, int], dict[Panel, str]]
+) -> list[Feature]:
+    """The features that are named as controls."""
+    found: list[Feature] = []
+    for control in config.control:
+        name = f"control latent {control.latent} of {control.job!r}"
+        if control.job not in source.jobs:
+            raise StudyError(f"{name}: the run has no such job; it has: {', '.join(source.jobs)}")
+        n_latents = len(next(iter(source.table(control.job).values())))
+        if control.latent >= n_latents:
+            raise StudyError(f"{name}: the job has latents 0 to {n_latents - 1}; name one of them")
+        card = source.card(control.job, control.latent)
+        if card.domain not in domains:
+            raise StudyError(
+                f"{name} is of domain {card.domain!r}, but the study is on {', '.join(sorted(domains))}; "
+                "raters are asked about one of these, so name a control of it"
+            )
+        feature = _feature("", card, config, texts)
+        if feature is None or config.panels[0] not in feature.panels:
+            raise StudyError(
+                f"{name} cannot be shown: it has too few distinct examples on {config.panels[0]} text, or no "
+                "explanation to read; name another, or lower shown.n_strongest and n_spread"
+            )
+        found.append(feature)
+    return found
 
 
 def _pools(source: Source, config: StudyConfig) -> dict[tuple[ArmConfig, str], list[str]]:
@@ -126,7 +159,9 @@ def _draw_arm(
     arm, domain, jobs = pool
     n_latents = sum(len(next(iter(source.table(job).values()))) for job in jobs)
     n_alive = sum(len(source.alive(job)) for job in jobs)
-    eligible = [(job, int(latent)) for job in jobs for latent in source.alive(job, min_firings=config.min_firings)]
+    fired = [(job, int(latent)) for job in jobs for latent in source.alive(job, min_firings=config.min_firings)]
+    named = {(control.job, control.latent) for control in config.control}
+    eligible = [each for each in fired if each not in named]
     order = [eligible[i] for i in rng.permutation(len(eligible))]
     found: list[Feature] = []
     n_examined = 0
@@ -134,7 +169,7 @@ def _draw_arm(
         if len(found) == config.features_per_arm:
             break
         n_examined += 1
-        feature = _feature(arm, source.card(job, latent), config, texts)
+        feature = _feature(arm.name, source.card(job, latent), config, texts)
         if feature is not None:
             found.append(feature)
     if len(found) < config.features_per_arm:
@@ -148,18 +183,19 @@ def _draw_arm(
         domain=domain,
         n_latents=n_latents,
         n_dead=n_latents - n_alive,
-        n_too_few_firings=n_alive - len(eligible),
+        n_too_few_firings=n_alive - len(fired),
         n_eligible_by_firings=len(eligible),
         n_examined=n_examined,
         n_too_few_examples=n_examined - len(found),
         n_sampled=len(found),
         n_without_general=sum("general" not in feature.panels for feature in found),
+        n_controls=len(fired) - len(eligible),
     )
     return found, counts, order[n_examined:]
 
 
 def _feature(
-    arm: ArmConfig, card: Card, config: StudyConfig, texts: dict[tuple[str, int], dict[Panel, str]] | None
+    arm: str, card: Card, config: StudyConfig, texts: dict[tuple[str, int], dict[Panel, str]] | None
 ) -> Feature | None:
     """The card as a feature; None where the domain panel cannot be filled or lacks its explanation."""
     panels: dict[Panel, tuple[BlindGroup, ...]] = {}
@@ -172,7 +208,7 @@ def _feature(
     if "domain" not in panels:
         return None
     facts = {evidence.role: {"n_fired": evidence.n_fired, "n_tokens": evidence.n_tokens} for evidence in card.evidence}
-    return Feature(arm.name, card.job, card.latent, card.domain, panels, own, facts)
+    return Feature(arm, card.job, card.latent, card.domain, panels, own, facts)
 
 
 def _draw_practice(
@@ -185,7 +221,7 @@ def _draw_practice(
             break
         arm, job, latent = rest[i]
         card = source.card(job, latent)
-        feature = _feature(arm, card, config, None)
+        feature = _feature(arm.name, card, config, None)
         if feature is not None:
             found.append((concentration(card.evidence), feature))
     found.sort(key=lambda each: each[0])

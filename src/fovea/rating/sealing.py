@@ -30,9 +30,11 @@ class Sealed(NamedTuple):
     features: list[dict[str, Any]]
     "arm, job, latent, domain, facts."
     evidence: dict[str, dict[str, Any]]
-    "Evidence id -> feature (an index, None for practice), panel."
+    "Evidence id -> feature (an index, None for practice and controls), panel, control (an index or None)."
     repeats: dict[str, str]
     "Item id of a hidden repeat -> item id of the first time."
+    controls: list[dict[str, Any]]
+    "known, job, latent, domain."
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
@@ -41,7 +43,9 @@ class Sealed(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> "Sealed":
         """What `to_bytes` wrote."""
-        return cls(**json.loads(data))
+        told: dict[str, Any] = json.loads(data)
+        told.setdefault("controls", [])  # studies that were sealed before there were any
+        return cls(**told)
 
 
 class Dealt(NamedTuple):
@@ -74,14 +78,14 @@ def deal(sample: Sample, config: StudyConfig, facts: dict[str, Any]) -> Dealt:
     shown: dict[tuple[str, int, Panel], str] = {}
     evidence: dict[str, str] = {}
     meaning: dict[str, dict[str, Any]] = {}
-    for kind, features in (("sample", sample.features), ("practice", sample.practice)):
+    for kind, features in (("sample", sample.features), ("practice", sample.practice), ("control", sample.controls)):
         for index, feature in enumerate(features):
-            for panel in config.panels:
+            for panel in config.panels[:1] if kind == "control" else config.panels:
                 if panel in feature.panels:
                     identity = shown[kind, index, panel] = new_id()
                     evidence[identity] = _body(feature, panel, is_practice=kind == "practice")
-                    is_sample = kind == "sample"
-                    meaning[identity] = {"feature": index if is_sample else None, "panel": panel}
+                    which = {name: index if kind == name else None for name in ("sample", "control")}
+                    meaning[identity] = {"feature": which["sample"], "panel": panel, "control": which["control"]}
     raters, tokens, items, repeats = list[Rater](), dict[str, str](), list[Item](), dict[str, str]()
     for number, rater in enumerate(config.rater, start=1):
         tokens[rater.name] = secrets.token_urlsafe(24)
@@ -93,7 +97,11 @@ def deal(sample: Sample, config: StudyConfig, facts: dict[str, Any]) -> Dealt:
         {"arm": each.arm, "job": each.job, "latent": each.latent, "domain": each.domain, "facts": each.facts}
         for each in sample.features
     ]
-    sealed = Sealed(secrets.token_hex(32), order_seed, told, meaning, repeats)
+    controls = [
+        named.model_dump() | {"domain": feature.domain}
+        for named, feature in zip(config.control, sample.controls, strict=True)
+    ]
+    sealed = Sealed(secrets.token_hex(32), order_seed, told, meaning, repeats, controls)
     return Dealt(Content(facts, raters, evidence, items), sealed, tokens)
 
 
@@ -127,20 +135,28 @@ def _rating_items(
     shown: dict[tuple[str, int, Panel], str],
     rng: np.random.Generator,
 ) -> tuple[list[Item], dict[str, str]]:
-    things: list[tuple[int, Panel]] = [(index, panel) for kind, index, panel in shown if kind == "sample"]
-    cells = [(sample.features[i].arm, sample.features[i].domain, panel) for i, panel in things]
+    things = [thing for thing in shown if thing[0] in ("sample", "control")]
+    cells = [_cell(sample, config, thing) for thing in things]
     n_repeats = round(config.repeat_share * len(things))
     items: list[Item] = []
     repeats: dict[str, str] = {}
     first: dict[int, str] = {}
     for position, placed in enumerate(with_repeats(balanced(cells, rng), n_repeats, rng)):
         identity = new_id()
-        items.append(Item(identity, rater, "rating", position, shown["sample", *things[placed.thing]]))
+        items.append(Item(identity, rater, "rating", position, shown[things[placed.thing]]))
         if placed.is_repeat:
             repeats[identity] = first[placed.thing]
         else:
             first[placed.thing] = identity
     return items, repeats
+
+
+def _cell(sample: Sample, config: StudyConfig, thing: tuple[str, int, Panel]) -> tuple[str, ...]:
+    """What the order spreads evenly: arms, domains and panels, and the two kinds of controls."""
+    kind, index, panel = thing
+    if kind == "control":
+        return "control", config.control[index].known
+    return sample.features[index].arm, sample.features[index].domain, panel
 
 
 def _practice_items(rater: int, shown: dict[tuple[str, int, Panel], str], rng: np.random.Generator) -> list[Item]:

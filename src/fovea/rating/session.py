@@ -6,40 +6,19 @@ A rater reaches only items of their own; other raters do not exist. Sessions of 
 two processes): each step is checked against the log as it is at that moment.
 """
 
-import hashlib
 import threading
 import time
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
-
-from fovea.config import Config
 from fovea.errors import StudyError
 from fovea.rating.blind import BlindGroup, groups_from
-from fovea.rating.state import Answer, Phase, Progress, RaterState
+from fovea.rating.orders import new_id
+from fovea.rating.state import STEPS, Answer, Phase, Progress, RaterState
+from fovea.rating.steps import RaterEvent, check, digest, own_item, rubric_of
 from fovea.rating.store import OWNER, Rater, Store, Stored
 
 Stage = Literal["explain", "rate", "guess", "answered"]
-
-
-class RaterEvent(Config):
-    """One step of a rater."""
-
-    kind: Literal["draft", "explain", "rate", "skip", "guess", "finish", "lock"]
-    key: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    "Idempotency: a step sent again under its key is stored once."
-    item: str | None = Field(default=None, max_length=64)
-    text: str = Field(default="", max_length=4000)
-    "explain: the explanation. draft: it in the making, and after it the note. skip: the reason. finish: why so early."
-    specificity: int | None = None
-    cannot_tell: bool = False
-    "Uninterpretable: said in place of a specificity, never counted as a low one."
-    nice: bool = False
-    note: str = Field(default="", max_length=2000)
-    guess: str | None = Field(default=None, max_length=60)
-    "An arm's name; None: cannot say."
-    seen: str | None = Field(default=None, max_length=64)
-    "`BlindItem.seen` of the item as it was shown: a step that was made on an older state is refused."
+_OTHER_STEP = "key {!r} belongs to another step; give each step a key of its own"
 
 
 class BlindItem(NamedTuple):
@@ -93,18 +72,6 @@ class Receipt(NamedTuple):
     "The step had been recorded before; nothing was added."
 
 
-class Rubric(NamedTuple):
-    """What a rater is asked; the same for every item and rater."""
-
-    question: str
-    "With {subject}."
-    points: tuple[str, ...]
-    writes_explanation: bool
-    guesses: tuple[str, ...]
-    "The methods to guess among, in alphabetical order. Show them in phase `guess` only."
-    has_practice: bool
-
-
 class RaterSession:
     """One rater's way through the study."""
 
@@ -115,15 +82,10 @@ class RaterSession:
         self._state = RaterState(store.items(rater.number))
         self._shown: str | None = None
         "The item that this process showed last: after a restart, time is counted from when it is shown again."
-        facts = store.facts
+        self._clock: tuple[float, float] | None = None
+        "Time of the latest event that this process stored, and what the monotonic clock said then."
         self.name, self.number = rater.name, rater.number
-        self.rubric = Rubric(
-            facts["question"],
-            tuple(facts["points"]),
-            facts["writes_explanation"],
-            tuple(facts["arms"]),
-            bool(self._state.order("practice")),
-        )
+        self.rubric = rubric_of(store.facts, self._state)
 
     def _refresh(self) -> RaterState:
         self._state.apply(self._store.events(self._rater.number, after=self._state.last_seq))
@@ -174,20 +136,14 @@ class RaterSession:
         """
         with self._lock:
             state = self._refresh()
-            self._own(state, identity)
-            is_new = state.touched != identity or self._shown != identity
-            if is_new and state.phase != "locked" and not self._store.events(OWNER):
+            own_item(state, identity)
+            if state.touched != identity or self._shown != identity:
                 with self._store.writing():
-                    key = f"open {state.last_seq} {identity}"
-                    if self._store.find(self._rater.number, key) is None:
-                        self._store.append(self._rater.number, key, kind="open", item=identity, body={})
+                    own_item(self._refresh(), identity)  # as it is now: another process may have gone on
+                    if state.phase != "locked" and not self.is_over():
+                        self._append(f"open {new_id()}", kind="open", item=identity, body={})
                 state, self._shown = self._refresh(), identity
             return self._blind(state, identity)
-
-    def _own(self, state: RaterState, identity: str | None) -> str:
-        if identity is None or identity not in state.order(state.phase):
-            raise StudyError("there is no such item now; go on with the next one")
-        return identity
 
     def _blind(self, state: RaterState, identity: str) -> BlindItem:
         body = self._store.evidence(state.items[identity].evidence)
@@ -202,7 +158,7 @@ class RaterSession:
             stage=self._stage(state, identity, answer),
             answer=answer,
             draft=state.drafts.get(identity),
-            seen=_digest(answer),
+            seen=digest(answer),
         )
 
     def _stage(self, state: RaterState, identity: str, answer: Answer) -> Stage:
@@ -223,12 +179,10 @@ class RaterSession:
             if before is not None:
                 return self._replay(before, event)
             state = self._open_state()
-            body = self._body(state, event)
-            if event.kind in ("explain", "rate", "skip", "guess"):
-                body["seconds"] = self._seconds(state)
-            item = event.item if event.kind not in ("finish", "lock") else None
-            stored = self._store.append(self._rater.number, event.key, kind=event.kind, item=item, body=body)
-        return Receipt(stored.seq, item, self._feedback(stored), False)
+            check(state, self.rubric, event)
+            body = event.kept | ({"seconds": self._seconds(state)} if event.kind in STEPS else {})
+            stored = self._append(event.key, kind=event.kind, item=event.about, body=body)
+        return Receipt(stored.seq, event.about, self._feedback(stored), False)
 
     def undo(self, key: str) -> BlindItem | None:
         """Take back the latest step of the phase; the item that it was about, None if there is nothing to take back.
@@ -238,11 +192,14 @@ class RaterSession:
         """
         with self._lock:
             with self._store.writing():
-                if self._store.find(self._rater.number, key) is None:
+                before = self._store.find(self._rater.number, key)
+                if before is not None and before.kind != "undo":
+                    raise StudyError(_OTHER_STEP.format(key))
+                if before is None:
                     latest = self._open_state().undoable
                     if latest is None:
                         return None
-                    self._store.append(self._rater.number, key, kind="undo", item=latest.item, body={"of": latest.seq})
+                    self._append(key, kind="undo", item=latest.item, body={"of": latest.seq})
             current = self._refresh().current
             return None if current is None else self._blind(self._state, current)
 
@@ -254,71 +211,25 @@ class RaterSession:
             raise StudyError("your ratings are locked; nothing more can be recorded")
         return state
 
+    def _append(self, key: str, *, kind: str, item: str | None, body: dict[str, Any]) -> Stored:
+        stored = self._store.append(self._rater.number, key, kind=kind, item=item, body=body)
+        if kind != "draft":
+            self._clock = stored.at, time.monotonic()
+        return stored
+
     def _seconds(self, state: RaterState) -> float:
-        return 0.0 if state.opened_at is None else round(max(time.time() - state.opened_at, 0.0), 3)
+        """Since the item was seen: by a clock that nobody sets, unless another process showed it."""
+        if state.opened_at is None:
+            return 0.0
+        if self._clock is not None and self._clock[0] == state.opened_at:
+            return round(time.monotonic() - self._clock[1], 3)
+        return round(max(time.time() - state.opened_at, 0.0), 3)
 
     def _replay(self, before: Stored, event: RaterEvent) -> Receipt:
-        item = event.item if event.kind not in ("finish", "lock") else None
-        if (before.kind, before.item) != (event.kind, item):
-            raise StudyError(f"key {event.key!r} belongs to another step; give each step a key of its own")
+        kept = {name: value for name, value in before.body.items() if name != "seconds"}
+        if (before.kind, before.item, kept) != (event.kind, event.about, event.kept):
+            raise StudyError(_OTHER_STEP.format(event.key))
         return Receipt(before.seq, before.item, self._feedback(before), True)
-
-    def _body(self, state: RaterState, event: RaterEvent) -> dict[str, Any]:
-        """The part of the event that its kind keeps, checked."""
-        if event.kind == "finish":
-            return self._finish(state, event)
-        if event.kind == "lock":
-            if state.phase != "closing":
-                raise StudyError("ratings are locked at the very end; go on with the next item")
-            return {}
-        item = self._own(state, event.item)
-        if (event.kind == "guess") != (state.items[item].phase == "guess") and event.kind != "draft":
-            raise StudyError(f"{event.kind!r} is not what this item asks for")
-        if event.seen not in (None, _digest(state.answer(item))):
-            raise StudyError("this item was answered elsewhere, in another tab perhaps; this is how it stands now")
-        return getattr(self, f"_{event.kind}")(state.answer(item), event)
-
-    def _finish(self, state: RaterState, event: RaterEvent) -> dict[str, Any]:
-        if state.phase != "review" and not (state.phase == "rating" and event.text.strip()):
-            raise StudyError("items are left open; rate or skip them, or give a reason for stopping early")
-        return {"text": event.text}
-
-    def _draft(self, answer: Answer, event: RaterEvent) -> dict[str, Any]:
-        del answer
-        return {"text": event.text}
-
-    def _explain(self, answer: Answer, event: RaterEvent) -> dict[str, Any]:
-        if not self.rubric.writes_explanation:
-            raise StudyError("this study asks for no explanation")
-        if answer.explanation is not None:
-            raise StudyError("the explanation is fixed once it is given; undo takes it back")
-        if not event.text.strip():
-            raise StudyError("the explanation is empty; write one, say that you can't tell, or skip with a reason")
-        return {"text": event.text}
-
-    def _rate(self, answer: Answer, event: RaterEvent) -> dict[str, Any]:
-        if (event.specificity is None) != event.cannot_tell:
-            raise StudyError("give a point of the rubric or say that you can't tell, one of the two")
-        n = len(self.rubric.points)
-        if event.specificity is not None and not 0 <= event.specificity < n:
-            raise StudyError(f"specificity = {event.specificity}, but the rubric's points are 0 to {n - 1}")
-        if self.rubric.writes_explanation and answer.explanation is None and not event.cannot_tell:
-            raise StudyError("the explanation comes before the rating; write it first")
-        return {name: getattr(event, name) for name in ("specificity", "cannot_tell", "nice", "note")}
-
-    def _skip(self, answer: Answer, event: RaterEvent) -> dict[str, Any]:
-        del answer
-        if not event.text.strip():
-            raise StudyError("a skip needs its reason; write a word or two")
-        return {"text": event.text, "note": event.note}
-
-    def _guess(self, answer: Answer, event: RaterEvent) -> dict[str, Any]:
-        del answer
-        if event.guess is not None and event.guess not in self.rubric.guesses:
-            raise StudyError(
-                f"guess = {event.guess!r}, but it must be one of {', '.join(self.rubric.guesses)}, or none"
-            )
-        return {"guess": event.guess}
 
     def _feedback(self, event: Stored) -> Feedback | None:
         item = None if event.item is None else self._state.items[event.item]
@@ -326,8 +237,3 @@ class RaterSession:
             return None
         point = event.body["specificity"]
         return Feedback("" if point is None else self.rubric.points[point], self._store.evidence(item.evidence)["fact"])
-
-
-def _digest(answer: Answer) -> str:
-    """Equal for equal answers; says nothing else."""
-    return hashlib.sha256(repr(answer).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fovea.errors import StudyBusyError, StudyError
 
@@ -37,6 +37,7 @@ CREATE INDEX event_of_rater ON event (rater, seq);
 """
 BUSY_SECONDS = 5.0
 "How long a write waits for another program's: less than a page waits for its answer, so that waits do not pile up."
+Journal = Literal["wal", "delete"]
 OWNER = 0
 "Rater number of the study's owner, whose only event is the unblinding."
 
@@ -83,19 +84,38 @@ class Content(NamedTuple):
 
 
 class Store:
-    """An open database. One connection, used by one thread at a time; any number of processes."""
+    """An open database. One connection, used by one thread at a time; any number of processes.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        journal: wal for a study on its server; delete for a packet, which is one file after every step.
+    """
+
+    def __init__(self, path: Path, *, journal: Journal = "wal") -> None:
         if not path.is_file():
             raise StudyError(f"{path} does not exist, so there is no such study; make one with `fovea study new`")
         self._lock = threading.RLock()
-        self._connection = _connect(path)
-        self.facts: dict[str, Any] = {
-            name: json.loads(body) for name, body in self._connection.execute("SELECT name, body FROM fact")
-        }
+        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(path, journal)
+        except StudyError:
+            self._connection.close()
+            raise
+
+    def _open(self, path: Path, journal: Journal) -> None:
+        try:
+            _set_up(self._connection, journal)
+            facts = self._connection.execute("SELECT name, body FROM fact").fetchall()
+            raters = self._connection.execute("SELECT * FROM rater ORDER BY number").fetchall()
+            self.facts: dict[str, Any] = {name: json.loads(body) for name, body in facts}
+        except (sqlite3.Error, ValueError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                raise StudyBusyError(f"{path} is held by another program ({error}); try again") from None
+            raise StudyError(
+                f"{path} cannot be read as a study ({error}); restore it (with its -wal file) from a copy"
+            ) from None
         if self.facts.get("format") != FORMAT:
             raise StudyError(f"{path} has format {self.facts.get('format')!r}, this version reads {FORMAT}")
-        self.raters = tuple(Rater(*row) for row in self._connection.execute("SELECT * FROM rater ORDER BY number"))
+        self.raters = tuple(Rater(*row) for row in raters)
 
     def close(self) -> None:
         """Close the connection; acknowledged events are on the disk already."""
@@ -110,9 +130,13 @@ class Store:
 
     def evidence(self, identity: str) -> dict[str, Any]:
         """What is shown."""
+        return json.loads(self.evidence_text(identity))
+
+    def evidence_text(self, identity: str) -> str:
+        """What is shown, as it is stored."""
         with self._lock:
             (body,) = self._connection.execute("SELECT body FROM evidence WHERE id = ?", (identity,)).fetchone()
-            return json.loads(body)
+            return body
 
     def events(self, rater: int | None = None, *, after: int = 0) -> list[Stored]:
         """Events in order, of one rater or of all."""
@@ -149,9 +173,11 @@ class Store:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
 
-    def append(self, rater: int, key: str, *, kind: str, item: str | None, body: dict[str, Any]) -> Stored:
-        """Add one event; only inside `writing`."""
-        at = time.time()
+    def append(
+        self, rater: int, key: str, *, kind: str, item: str | None, body: dict[str, Any], at: float | None = None
+    ) -> Stored:
+        """Add one event; only inside `writing`. `at` is now, unless the step was made elsewhere."""
+        at = time.time() if at is None else at
         written = json.dumps(body, ensure_ascii=True, allow_nan=False, sort_keys=True)
         cursor = self._connection.execute(
             "INSERT INTO event (rater, key, kind, item, body, at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -166,18 +192,36 @@ def _stored(row: tuple[Any, ...]) -> Stored:
     return Stored(seq, rater, key, kind, item, json.loads(body), at)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "recursive_triggers = ON", "foreign_keys = ON"):
+def _set_up(connection: sqlite3.Connection, journal: Journal) -> None:
+    synchronous = "FULL" if journal == "wal" else "EXTRA"  # where a journal is deleted, the folder is synced as well
+    for pragma in (f"journal_mode = {journal}", f"synchronous = {synchronous}"):
+        connection.execute(f"PRAGMA {pragma}")
+    for pragma in ("recursive_triggers = ON", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("PRAGMA trusted_schema = OFF")
-    return connection
 
 
-def create_store(path: Path, content: Content) -> None:
-    """Write a new database; everything but events is fixed from here on."""
-    connection = _connect(path)
+def schema_of(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    """All that a database holds but rows: tables, indices and triggers."""
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2").fetchall()
+
+
+def schema_of_a_store() -> list[tuple[str, ...]]:
+    """The schema of every database that `create_store` makes."""
+    connection = sqlite3.connect(":memory:")
     try:
+        connection.executescript(_SCHEMA)
+        _forbid_changes(connection)
+        return schema_of(connection)
+    finally:
+        connection.close()
+
+
+def create_store(path: Path, content: Content, *, journal: Journal = "wal") -> None:
+    """Write a new database; everything but events is fixed from here on."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        _set_up(connection, journal)
         connection.executescript(_SCHEMA)
         connection.execute("BEGIN IMMEDIATE")
         facts = {"format": FORMAT, **content.facts}

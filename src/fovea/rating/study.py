@@ -8,12 +8,15 @@ RUN/studies/NAME/protocol.md    what will be done, with the commitment; its hash
                  result.json    after the unblinding
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +35,7 @@ from fovea.rating.store import OWNER, Store, Stored, create_store
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 "Of a study: safe as a folder and in an address."
+_EXISTS = "study {!r} exists; give the new one another name (studies are never changed)"
 
 
 class RaterStatus(NamedTuple):
@@ -109,6 +113,11 @@ class Study:
     def tokens(self) -> dict[str, str]:
         """Rater -> token, for the owner who hands out links."""
         return json.loads((self.folder / "links.json").read_text())
+
+    def secret(self) -> bytes | None:
+        """What only the owner's folder holds and outlives a server; None where links.json is missing."""
+        path = self.folder / "links.json"
+        return path.read_bytes() if path.is_file() else None
 
     def status(self) -> Status:
         """Where the study stands; nothing here differs by method."""
@@ -236,7 +245,7 @@ def create(run: Path, name: str, config: StudyConfig, *, source: Source | None =
         raise StudyError(f"{name!r} cannot name a study; use up to 40 small letters, digits, - and _")
     folder = run / "studies" / name
     if folder.exists():
-        raise StudyError(f"study {name!r} exists; give the new one another name (studies are never changed)")
+        raise StudyError(_EXISTS.format(name))
     sample, power = plan(run, config, source=source)
     facts: dict[str, Any] = {
         "name": name,
@@ -253,13 +262,33 @@ def create(run: Path, name: str, config: StudyConfig, *, source: Source | None =
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = protocol(name, config, sample, power=power, commitment=commitment(data), made=made).encode()
     facts |= {"commitment": commitment(data), "protocol_sha256": hashlib.sha256(text).hexdigest(), "made": made}
-    with new_folder(folder) as temporary:
+    with _alone(folder), new_folder(folder) as temporary:
         (temporary / "protocol.md").write_bytes(text)
         (temporary / "study.toml").write_text(dump_toml(config))
         _write_secret(temporary / "sealed.json", data)
         _write_secret(temporary / "links.json", json.dumps(dealt.tokens, indent=1).encode())
         create_store(temporary / "study.sqlite", dealt.content)
     return Study(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """No other process makes a study of this run meanwhile: two halves must not become one folder.
+
+    Raises:
+        StudyError: the name was taken meanwhile, or another process is making a study.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".making").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(
+                f"another process is making a study in {folder.parent}; try again when it is done"
+            ) from None
+        if folder.exists():
+            raise StudyError(_EXISTS.format(folder.name))
+        yield
 
 
 def _write_secret(path: Path, data: bytes) -> None:

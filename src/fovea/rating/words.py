@@ -8,6 +8,7 @@ from typing import Any
 from fovea.config import load_toml
 from fovea.errors import ConfigError, StudyError
 from fovea.rating.config import StudyConfig, study_config
+from fovea.rating.packet import Imported
 from fovea.rating.sampling import Excluded
 from fovea.rating.study import Plan, Status, Study, study_names
 from fovea.rating.visible import visible
@@ -61,7 +62,8 @@ def _excluded(each: Excluded) -> str:
     return (
         f"{each.arm} on {each.domain}: {each.n_sampled} sampled of {each.n_latents} latents ({each.n_dead} dead, "
         f"{each.n_too_few_firings} with too few firings, {each.n_too_few_examples} of {each.n_examined} examined with "
-        f"too few examples; {each.n_without_general} sampled ones not shown on general text)"
+        f"too few examples; {each.n_without_general} sampled ones not shown on general text"
+        f"{f'; {each.n_controls} named as controls' if each.n_controls else ''})"
     )
 
 
@@ -107,6 +109,21 @@ def _links(study: Study, address: str) -> str:
     return "\n".join([head, *(f"  {rater}: {address}/rate/{study.name}/#t={token}" for rater, token in tokens.items())])
 
 
+def packet_text(study: str, rater: str, file: Path) -> str:
+    """What to do with a new packet."""
+    return (
+        f"{file}: give it to {rater} alone, who rates with `fovea study rate {file.name}` and sends the file back\n"
+        f"then `fovea study import RUN {study} {file.name}`; meanwhile {rater} must not rate by the link as well"
+    )
+
+
+def imported_text(done: Imported) -> str:
+    """What an import did."""
+    if not done.n_new:
+        return f"nothing new: the log has all {done.n_known} events of {done.rater}'s packet"
+    return f"{done.n_new} events of {done.rater} are in the log now ({done.n_known} were before); phase: {done.phase}"
+
+
 def status_text(status: Status) -> str:
     """How far everybody is."""
     lines = [f"study {status.name}, commitment {status.commitment}"]
@@ -140,5 +157,12 @@ def result_text(path: Path) -> str:
     return (
         f"{visible(first['a'])} minus {visible(first['b'])}, {first['panel']} panel: {told['value']:+.2f} points "
         f"({ends}; permutation p {p:.2g}; {first['n_a']} and {first['n_b']} features)\n"
-        f"ordinal alpha {agreed}{scripted}\n{path}\nwrite the report again to see it there"
+        f"{_over_jobs(first['over_jobs'])}ordinal alpha {agreed}{scripted}\n{path}\n"
+        "write the report again to see it there"
     )
+
+
+def _over_jobs(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    return f"with the training job as unit {told['difference']['value']:+.2f}, p {told['p']:.2g}: {told['caution']}\n"

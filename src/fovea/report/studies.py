@@ -78,7 +78,7 @@ def studies(run: Path) -> list[StudyView]:
 def _view(result: dict[str, Any], slug: str) -> StudyView:
     panels = {panel: _panel_name(result, panel) for panel in result["panels"]}
     sheets = [_contrasts(result, panels, slug), _agreement(result, panels, slug), _nice(result, slug)]
-    sheets += [_raters(result, slug), _blinding(result, slug), _excluded(result, slug)]
+    sheets += [_raters(result, slug), *_controls(result, slug), _blinding(result, slug), _excluded(result, slug)]
     label = " ".join(
         f"{row.panel}, {row.arm}: {', '.join(f'{n} x {name}' for name, n in row.counts.items())}."
         for row in rows_of(result, panels)
@@ -127,8 +127,25 @@ def _sentences(result: Mapping[str, Any], panels: Mapping[str, str]) -> list[str
             f"{theirs['n_features']} (Fisher's exact p {_p(pair['p'])})."
         )
     parts.append(Power(**result["power"]).sentence)
-    parts.append("The features are of these trained SAEs: seeds of training and raters were not resampled.")
-    return parts
+    return [*parts, *_limits(first)]
+
+
+def _limits(first: Mapping[str, Any]) -> list[str]:
+    """What the primary outcome hangs on: training jobs and raters."""
+    jobs, raters = first.get("over_jobs"), first.get("by_rater") or []
+    found: list[str] = []
+    if len(raters) > 1 and all(each["difference"]["value"] is not None for each in raters):
+        each = listing([f"{visible(r['rater'])} {signed(r['difference']['value'], 2)}" for r in raters])
+        found.append(f"By rater alone: {each}; so few cannot stand for raters at large.")
+    if jobs is None:
+        return [*found, "The features are of these trained SAEs: seeds of training and raters were not resampled."]
+    told = jobs["difference"]
+    found.append(
+        f"With the training job as the unit: {signed(told['value'], 2)} points "
+        f"({interval(told['ci_low'], told['ci_high'], 2) or 'no interval'}; permutation p {_p(jobs['p'])}); "
+        f"{jobs['caution']}."
+    )
+    return found
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
@@ -232,6 +249,22 @@ def _raters(result: Mapping[str, Any], slug: str) -> Sheet:
         cells = [Cell(count(rater[key]), rater[key]) for key in keys]
         rows.append([words(visible(rater["name"])), words(rater["kind"]), *cells, last])
     return sheet(f"{slug}-raters", "Raters", columns, rows=rows)
+
+
+def _controls(result: Mapping[str, Any], slug: str) -> list[Sheet]:
+    """Features of known specificity, if the study had some."""
+    rows = [
+        [
+            words(visible(each["rater"])),
+            words(f"known {each['known']}"),
+            *(Cell(count(each[key]), each[key]) for key in ("n_controls", "n_hits", "n_cannot_tell")),
+            _estimate(each["hit_rate"]),
+        ]
+        for each in result.get("controls", [])
+    ]
+    names = ["rater", "controls", "shown", "in their half of the scale", "can't tell", "share of those rated"]
+    columns = [Column(name, is_number=name not in ("rater", "controls")) for name in names]
+    return [sheet(f"{slug}-controls", "Features of known specificity", columns, rows=rows)] if rows else []
 
 
 def _blinding(result: Mapping[str, Any], slug: str) -> Sheet:

@@ -1,0 +1,1 @@
+"""What training costs: the cost model, and measurements that any machine can repeat."""
