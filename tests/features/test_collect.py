@@ -1,5 +1,6 @@
 """Collecting evidence, against a plain dense count of everything, and whatever the order of reading."""
 
+import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fovea.features import cofiring
 from fovea.features.cofiring import TokenSample, count_pairs
 from fovea.features.collect import SAMPLE, WITH_CONTEXT, Firings, Gathered, Gatherer
 from fovea.features.hashing import AROUND, firing_keys, window_hashes
@@ -127,6 +129,28 @@ def test_memory_does_not_grow_with_the_number_of_tokens():
     assert held[1] < 1.25 * held[0], f"eight times the text: {held} entries held at most"
     bound = 7 * (4 + SAMPLE + (4 + WITH_CONTEXT) * SIZE)
     assert held[1] < 3 * bound
+
+
+def test_bytes_in_memory_do_not_grow_with_the_number_of_tokens(monkeypatch):
+    """All that is kept between chunks: counts, histograms, both samples with their contexts, and the sampled tokens."""
+    monkeypatch.setattr(cofiring, "N_TOKENS", 240)
+    n_chunks, n_contexts = 60, 100
+    gatherer = Gatherer(7, n_top=4, n_tokens=n_chunks * n_contexts * SIZE, context_size=SIZE)
+    held = []
+    tracemalloc.start()
+    try:
+        for chunk in range(n_chunks):
+            text = made(n_contexts, density=0.8, seed=chunk)
+            hashes, first = window_hashes(text.tokens).reshape(-1), chunk * n_contexts * SIZE
+            firings = text.firings(np.arange(n_contexts))
+            firings = firings._replace(location=firings.location + first)
+            gatherer.add(firings, lambda locations, hashes=hashes, first=first: hashes[locations - first])
+            del text, firings, hashes
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    early = max(held[: n_chunks // 10])
+    assert max(held) < 2 * early, f"{early} bytes at 10% of the tokens, {max(held)} at most"
 
 
 def test_equal_windows_have_equal_hashes_and_the_ends_of_a_context_count():
