@@ -67,6 +67,26 @@ def test_sorting_is_that_of_numpy_with_the_unknown_last_both_ways(column: str) -
         assert sorted(rows.tolist()) == list(range(table.n_rows))
 
 
+def test_controls_come_last_in_every_order_and_can_be_asked_for_or_left_out() -> None:
+    columns = {"latent": np.arange(2), "n_tokens_domain": np.full(2, 100), "n_tokens_general": np.full(2, 100)}
+    strong = columns | {"n_fired_domain": np.array([90, 80]), "n_fired_general": np.array([1, 1])}
+    weak = columns | {"n_fired_domain": np.array([5, 10]), "n_fired_general": np.array([5, 5])}
+    table = Table({"control-random-k4": strong, "ssae": weak}, controls=["control-random-k4"])
+    assert places(table, Query()) == [("ssae", 1), ("ssae", 0), ("control-random-k4", 0), ("control-random-k4", 1)]
+    for sort in ("job", "latent", "ratio", "density_general", "flag"):
+        for is_descending in (True, False):
+            found = [job for job, _ in places(table, Query(sort=sort, is_descending=is_descending))]
+            assert found == ["ssae", "ssae", "control-random-k4", "control-random-k4"]
+    assert [job for job, _ in places(table, Query(show="trained"))] == ["ssae"] * 2
+    assert [job for job, _ in places(table, Query(show="controls"))] == ["control-random-k4"] * 2
+
+
+def test_the_default_order_is_by_density_where_no_ratio_is_known() -> None:
+    counts = {"latent": np.arange(3), "n_fired_domain": np.array([1, 3, 2]), "n_tokens_domain": np.full(3, 9)}
+    assert places(Table({"a": counts}), Query()) == [("a", 1), ("a", 2), ("a", 0)]
+    assert made_table().default_sort == "ratio"
+
+
 def test_filters_add_up() -> None:
     table = made_table()
     order = Query(sort="latent", is_descending=False)

@@ -36,13 +36,18 @@ def _job(table: Table, job: str) -> dict[str, Any]:
         "job": job,
         "n_latents": len(alive),
         "n_alive": int(alive.sum()),
-        "n_only": int(c["is_bound"].sum()),
+        "n_only": _known(int(c["is_bound"].sum()), c["n_fired_general"]),
         "n_dead": int((~alive & ~(c["n_fired_general"] > 0)).sum()),
-        "n_specific": int((c["ratio"] > 100).sum()),
-        "n_new": int((alive & (c["novelty_decoder"] < 0.9)).sum()),
+        "n_specific": _known(int((c["ratio"] > 100).sum()), c["n_fired_general"]),
+        "n_new": _known(int((alive & (c["novelty_decoder"] < 0.9)).sum()), c["novelty_decoder"]),
         "medians": {name: _median(c[name][alive]) for name in _EDGES},
         "histograms": {name: _histogram(c[name][alive], *_EDGES[name]) for name in _EDGES},
     }
+
+
+def _known(count: int, values: NDArray[np.float64]) -> int | None:
+    """A count of latents; None where what is counted is known of no latent."""
+    return None if np.isnan(values).all() else count
 
 
 def _median(values: NDArray[np.float64]) -> float | None:

@@ -19,7 +19,7 @@ from fovea.app.notes import Marks, Notes
 from fovea.app.payload import card_payload, example_payload
 from fovea.app.prompting import Prompter
 from fovea.app.query import Query, read_page, read_query
-from fovea.app.run import describe_run, ordered_jobs
+from fovea.app.run import describe_run, is_control, ordered_jobs
 from fovea.app.table import COUNTS, Table
 from fovea.app.textsearch import TextIndex
 from fovea.errors import ConfigError, UnknownReferenceError
@@ -38,7 +38,9 @@ class Explorer:
     def __init__(self, run: Path) -> None:
         self.folder = run
         self.features = Features(run)
-        self.table = Table({job: self.features.table(job) for job in ordered_jobs(self.features)})
+        jobs = ordered_jobs(self.features)
+        controls = [job for job in jobs if is_control(self.features, job)]
+        self.table = Table({job: self.features.table(job) for job in jobs}, controls=controls)
         self.notes = Notes(run)
         self.notes.refresh()
         self.about = describe_run(run, self.features, self.table)

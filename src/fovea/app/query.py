@@ -20,7 +20,7 @@ SORTS = (
     "flag",
 )
 RANGED = ("latent", "density_domain", "density_general", "ratio", "novelty_decoder", "novelty_encoder")
-SHOWS = ("all", "domain", "only", "dead", "flagged")
+SHOWS = ("all", "trained", "controls", "domain", "only", "dead", "flagged")
 MAX_TEXT = 200
 MAX_PAGE = 500
 
@@ -36,7 +36,8 @@ class Range(NamedTuple):
 class Query(NamedTuple):
     """Which latents, in what order."""
 
-    sort: str = "ratio"
+    sort: str | None = None
+    "None: the table's own order."
     is_descending: bool = True
     jobs: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ def read_query(given: QueryParams) -> Query:
     if len(text) > MAX_TEXT:
         raise ConfigError(f"q: {len(text)} characters, at most {MAX_TEXT} are searched for")
     return Query(
-        sort=_choice(given, "sort", SORTS, "ratio"),
+        sort=_choice(given, "sort", SORTS, SORTS[0]) if "sort" in given else None,
         is_descending=_choice(given, "order", ("descending", "ascending"), "descending") == "descending",
         jobs=tuple(dict.fromkeys(given.getlist("job"))),
         words=tuple(quoted or bare for quoted, bare in re.findall(r'"([^"]+)"|(\S+)', text.casefold())),

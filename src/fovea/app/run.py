@@ -25,6 +25,7 @@ def describe_run(run: Path, features: Features, table: Table) -> dict[str, Any]:
             for corpus, about in corpora.items()
         },
         "n_latents": table.n_rows,
+        "default_sort": table.default_sort,
     }
 
 
@@ -48,9 +49,15 @@ def _job(job: str, features: Features, table: Table) -> dict[str, Any]:
         "domain": about["domain"],
         "general_job": about["general_job"],
         "slot": _slot(str(about["method"]), is_general=_is_general(features, job)),
+        "is_control": is_control(features, job),
         "n_latents": rows.stop - rows.start,
         **{name: int(value[0]) if value and value[0] == value[0] else None for name, value in first.items()},
     }
+
+
+def is_control(features: Features, job: str) -> bool:
+    """Whether a job is there only to compare with: random, moment-matched and frozen-decoder dictionaries."""
+    return features.manifest["jobs"][job]["method"] == "control"
 
 
 def _is_general(features: Features, job: str) -> bool:

@@ -4,9 +4,10 @@
 
 A row is one latent of one job. ratio = density on D / density on general text; where a latent never fired on general
 text one firing is assumed, so its ratio is a lower bound (`is_bound`). What is not known is NaN and sorts last.
+Whatever the order, latents of controls come after all others: an untrained dictionary is full of extreme ratios.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,14 @@ _MEASURED = ("novelty_decoder", "novelty_encoder", "nearest_general")
 
 
 class Table:
-    """Columns of equal length, one entry per latent; read-only after it is made."""
+    """Columns of equal length, one entry per latent; read-only after it is made.
 
-    def __init__(self, jobs: Mapping[str, Mapping[str, Column]]) -> None:
+    Args:
+        jobs: SAE name -> its columns.
+        controls: Which of the SAEs are controls.
+    """
+
+    def __init__(self, jobs: Mapping[str, Mapping[str, Column]], *, controls: Collection[str] = ()) -> None:
         self.jobs = tuple(jobs)
         sizes = [len(table["latent"]) for table in jobs.values()]
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -37,6 +43,7 @@ class Table:
         for name in (*COUNTS, *_MEASURED):
             self.columns[name] = np.concatenate([_floats(t, name) for t in jobs.values()] or [np.zeros(0)])
         self._derive()
+        self._is_control = np.array([job in controls for job in jobs], bool)[self.columns["job"]]
         self._orders: dict[str, Column] = {}
 
     @property
@@ -48,6 +55,11 @@ class Table:
     def job_rows(self) -> dict[str, slice]:
         """Rows of each job: they lie together, in the order of their latents."""
         return {name: slice(int(self.starts[i]), int(self.starts[i + 1])) for i, name in enumerate(self.jobs)}
+
+    @cached_property
+    def default_sort(self) -> str:
+        """The column the table is ordered by, unless another is asked for: without general text there is no ratio."""
+        return "density_domain" if np.isnan(self.columns["ratio"]).all() else "ratio"
 
     def row(self, job: str, latent: int) -> int:
         """Row of a latent.
@@ -76,7 +88,7 @@ class Table:
         fits = self._fits(query, marked)
         if also is not None:
             fits &= also
-        order = self._order(query.sort, query.is_descending, marked)
+        order = self._order(query.sort or self.default_sort, query.is_descending, marked)
         return order[fits[order]]
 
     def rows(self, numbers: NDArray[np.int64]) -> list[list[Any]]:
@@ -109,6 +121,10 @@ class Table:
             for job in query.jobs:
                 fits[self.job_rows[job] if job in self.job_rows else self.row(job, 0)] = True
         match query.show:
+            case "trained":
+                fits &= ~self._is_control
+            case "controls":
+                fits &= self._is_control
             case "domain":
                 fits &= c["n_fired_domain"] > 0
             case "only":
@@ -125,15 +141,19 @@ class Table:
         return fits
 
     def _order(self, name: str, is_descending: bool, marked: Mask | None) -> NDArray[np.int64]:
-        """Row numbers sorted by a column, NaN last both ways, ties in the order of rows."""
+        """Row numbers sorted by a column, controls last, NaN last both ways, ties in the order of rows."""
         if name == "flag":
             values = np.zeros(self.n_rows) if marked is None else marked.astype(float)
-            return np.argsort(-values if is_descending else values, kind="stable")
+            return self._controls_last(np.argsort(-values if is_descending else values, kind="stable"))
         key = f"{name}{'-' if is_descending else '+'}"
         if key not in self._orders:
             values = self.columns[name].astype(np.float64)
-            self._orders[key] = np.argsort(-values if is_descending else values, kind="stable")
+            self._orders[key] = self._controls_last(np.argsort(-values if is_descending else values, kind="stable"))
         return self._orders[key]
+
+    def _controls_last(self, order: Column) -> Column:
+        late = self._is_control[order]
+        return np.concatenate([order[~late], order[late]])
 
 
 def _floats(table: Mapping[str, Column], name: str) -> Column:
