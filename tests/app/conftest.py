@@ -21,6 +21,8 @@ from tests.features.made import make
 
 TOKEN = "the-token-of-this-start"
 BASE = "http://127.0.0.1:8642"
+ROW = ".rows .line"
+"A row of the table."
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +105,21 @@ def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     server = Served(run_with_study(run, tmp_path_factory.mktemp("rating") / "run", **TINY))
     yield server
     assert server.end(signal.SIGINT) == 0
+
+
+@pytest.fixture
+def page(browser: Any, link: str) -> Iterator[Any]:
+    """The table, signed in, at desk size; a complaint on the console fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", accept_downloads=True)
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    host = link.split("/#")[0]
+    opened.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((host, "blob:")) else None)
+    opened.goto(link)
+    opened.wait_for_selector(f"{ROW} .latent")
+    opened.host = host
+    yield opened
+    context.close()
+    assert not complaints

@@ -2,36 +2,17 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fovea.features.read import Features
+from tests.app.conftest import ROW
 
 pytestmark = pytest.mark.browser
 SSAE, DIRECT = "ssae-batch_topk-k16-s0", "direct-batch_topk-k16-s0"
-ROW = ".rows .line"
 PAGES = ("/", f"/latents/{SSAE}/1", "/compare", f"/compare?a={SSAE}/1&b=g/2", "/prompt", "/export")
-
-
-@pytest.fixture
-def page(browser: Any, link: str) -> Iterator[Any]:
-    """The table, signed in, at desk size; a complaint on the console fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", accept_downloads=True)
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    host = link.split("/#")[0]
-    opened.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((host, "blob:")) else None)
-    opened.goto(link)
-    opened.wait_for_selector(f"{ROW} .latent")
-    opened.host = host
-    yield opened
-    context.close()
-    assert not complaints
 
 
 def column(page: Any, area: str) -> list[str]:

@@ -76,13 +76,17 @@ def test_tokens_and_latents_are_chosen_in_the_browser(browser: Any, real_run: Pa
         page.keyboard.press("ArrowRight")
         assert page.locator(".prompt-text [aria-selected=true]").get_attribute("id") == "token-2"
         chip = page.locator(".chip-button").first
-        chip.click()
+        chip.press("Enter")
         page.wait_for_selector(".chip-button[aria-pressed=true]")
+        assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true", "the focus stays"
         assert page.locator(".prompt-text .s10").count() >= 1
         page.locator(".chips a").first.click()
         page.wait_for_selector(".feature-page .facts")
         page.go_back()
         page.wait_for_selector(".sae")
+        page.reload()
+        page.wait_for_selector(".sae", timeout=90_000)
+        assert page.input_value("textarea") == TEXT, "the address is a permalink"
         page.fill("textarea", " ".join(HOSTILE[:-1]))
         page.click("button:has-text('Run')")
         page.wait_for_selector(".sae")

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { address, openFrom } from "./feature.js";
 import { card, density, el, show, times, tokens, whole } from "./render.js";
-import { href, jobOf, state } from "./state.js";
+import { controlTag, href, jobOf, state } from "./state.js";
 
 const NAMES = { density_domain: "density on D", density_general: "density on general text", ratio: "ratio of the two", novelty_decoder: "cosine with g, decoder", novelty_encoder: "cosine with g, encoder" };
 const SORTS = [["ratio", "descending", "largest ratio"], ["density_domain", "descending", "densest on D"], ["novelty_decoder", "ascending", "newest (decoder)"], ["latent", "ascending", "in order"]];
@@ -27,33 +27,39 @@ function defaults() {
 
 async function jobPair(go, names, query) {
   const data = await get("/api/compare", new URLSearchParams({ a: names[0], b: names[1] }));
-  const order = SORTS.find(([name]) => name === query.get("sort")) ?? SORTS[0];
+  const isKnown = (column) => data.jobs.some((job) => job.medians[column] !== null);
+  const sorts = SORTS.filter(([column]) => column === "latent" || isKnown(column));
+  const order = sorts.find(([name]) => name === query.get("sort")) ?? sorts[0];
+  const domains = names.map((name) => jobOf(name).domain);
   const change = () => go(`/compare?${new URLSearchParams({ a: picks[0].value, b: picks[1].value, sort: sort.value })}`, { replace: true });
-  const picks = names.map((name, i) => el("select", { "aria-label": i ? "Second SAE" : "First SAE", onchange: change }, state.run.jobs.map((job) => el("option", { value: job.name, selected: job.name === name }, job.name))));
-  const sort = el("select", { "aria-label": "Latents listed", onchange: change }, SORTS.map(([name, , words]) => el("option", { value: name, selected: name === order[0] }, words)));
+  const picks = names.map((name, i) => el("select", { id: `sae-${i}`, "aria-label": i ? "Second SAE" : "First SAE", onchange: change }, state.run.jobs.map((job) => el("option", { value: job.name, selected: job.name === name }, job.name))));
+  const sort = el("select", { id: "listed", "aria-label": "Latents listed", onchange: change }, sorts.map(([name, , words]) => el("option", { value: name, selected: name === order[0] }, words)));
   const root = el("div", { class: "compare-page" },
     el("h1", {}, "Compare"),
     el("p", { class: "row picks" }, picks[0], el("span", {}, "with"), picks[1]),
+    domains[0] === domains[1] ? null : el("p", { class: "hint" }, `D is the corpus of each SAE\u2019s own domain: ${domains.join(" and ")}.`),
     summary(data),
     el("p", { class: "hint" }, "Of the latents that fire on D. Outlines: share of latents per bin."),
-    el("div", { class: "distributions" }, Object.keys(NAMES).map((column) => distribution(data, column))),
+    el("div", { class: "distributions" }, Object.keys(NAMES).filter(isKnown).map((column) => distribution(data, column))),
     el("p", { class: "row picks" }, el("label", {}, `The ${N_LISTED} latents of each: `, sort)),
     el("div", { class: "pair" }, names.map((name) => listing(name, order))));
   return { title: `${names[0]} and ${names[1]}`, root, keys: { Escape: () => go("/") } };
 }
 
+const count = (n) => (n === null ? "\u2013" : whole(n));
+
 function summary(data) {
   const rows = [
-    ["latents", (job) => whole(job.n_latents)],
-    ["fire on D", (job) => whole(job.n_alive)],
-    ["fire on D, never on general text", (job) => whole(job.n_only)],
-    ["over 100 times denser on D", (job) => whole(job.n_specific)],
-    ["cosine with g below 0.9 (decoder)", (job) => whole(job.n_new)],
-    ["never fired", (job) => whole(job.n_dead)],
+    ["latents", (job) => count(job.n_latents)],
+    ["fire on D", (job) => count(job.n_alive)],
+    ["fire on D, never on general text", (job) => count(job.n_only)],
+    ["over 100 times denser on D", (job) => count(job.n_specific)],
+    ["cosine with g below 0.9 (decoder)", (job) => count(job.n_new)],
+    ["never fired", (job) => count(job.n_dead)],
     ...Object.entries(NAMES).map(([column, words]) => [`median ${words}`, (job) => column === "ratio" ? times(job.medians.ratio, false) : show(job.medians[column])]),
   ];
   return el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Summary" }, el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("span", { class: "sr" }, "measure")), data.jobs.map((job) => el("th", { scope: "col", class: "n" }, el("i", { class: `swatch swatch-${jobOf(job.job).slot}`, "aria-hidden": "true" }), job.job)))),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("span", { class: "sr" }, "measure")), data.jobs.map((job) => el("th", { scope: "col", class: "n" }, el("i", { class: `swatch swatch-${jobOf(job.job).slot}`, "aria-hidden": "true" }), job.job, controlTag(jobOf(job.job)))))),
     el("tbody", {}, rows.map(([words, value]) => el("tr", {}, el("th", { scope: "row" }, words), data.jobs.map((job) => el("td", { class: "n" }, value(job))))))));
 }
 

@@ -13,6 +13,7 @@ const KEYS = [
   ["x", "select for export, or not"],
   ["o", "one scale for both texts, or one each"],
   ["e", "all contexts whole, or short"],
+  ["\u2191 \u2193 \u2190 \u2192", "in examples (reached by Tab): from one to the next, from token to token"],
   ["t", "light or dark"],
   ["Esc", "leave a field or a dialog; back to the table"],
   ["?", "this help"],

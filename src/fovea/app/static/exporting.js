@@ -2,7 +2,7 @@
 
 import { file, keep } from "./api.js";
 import { el } from "./render.js";
-import { clearSelected, href, say, state, toggleSelected } from "./state.js";
+import { asked, clearSelected, href, say, state, toggleSelected } from "./state.js";
 
 const CONTEXTS = [["", "whole contexts"], ["16", "16 tokens on each side of the peak"], ["5", "5 tokens on each side of the peak"], ["0", "the peak token alone"]];
 
@@ -30,8 +30,8 @@ export async function exportPage(go) {
         el("p", { class: "row" }, el("button", { type: "submit" }, `Export ${places.length} ${places.length === 1 ? "feature" : "features"}`), el("button", { type: "button", class: "quiet", onclick: () => { clearSelected(); draw(); } }, "Clear the selection")))
         : el("p", { class: "absent" }, "Nothing is selected. In the table or on the page of a latent, press x or \u201cSelect\u201d."),
       fault,
-      el("ul", { class: "selection" }, places.map(([job, latent]) => el("li", {}, el("a", { href: href(job, latent) }, `${job} #${latent}`), el("button", { type: "button", class: "quiet", "aria-label": `Take out ${job} #${latent}`, onclick: () => { toggleSelected(job, latent); draw(); } }, "take out")))),
-      el("p", { class: "hint" }, "The whole table, as it is filtered, is there as CSV: ", el("a", { href: `/api/latents.csv?${state.query}`, download: "latents.csv" }, "latents.csv"), "."));
+      el("ul", { class: "selection" }, places.map(([job, latent]) => el("li", {}, el("a", { href: href(job, latent) }, `${job} #${latent}`), el("button", { type: "button", class: "quiet", "aria-label": `Take out ${job} #${latent}`, onclick: () => { toggleSelected(job, latent); draw(); (root.querySelector(".selection button") ?? document.getElementById("main")).focus(); } }, "take out")))),
+      el("p", { class: "hint" }, "The whole table, as it is filtered, is there as CSV: ", el("a", { href: `/api/latents.csv${asked(state.query)}`, download: "latents.csv" }, "latents.csv"), "."));
   };
   draw();
   return { title: "Export", root, keys: { Escape: () => go("/") } };

@@ -2,20 +2,22 @@
 
 import { get, send } from "./api.js";
 import { card, el, visible } from "./render.js";
-import { href, isSelected, jobOf, say, state, toggleSelected } from "./state.js";
+import { asked, controlTag, href, isSelected, jobOf, say, state, toggleSelected } from "./state.js";
 
 export async function featurePage(go, job, latent) {
+  state.query = new URLSearchParams(window.location.search);
   const at = new URLSearchParams(state.query);
   at.set("at_job", job);
   at.set("at_latent", latent);
   const [data, position] = await Promise.all([get(address(job, latent)), get("/api/position", at)]);
+  if (position.position !== null) state.last = { query: asked(state.query), at: position.position };
   const shown = card(data, openFrom(job, latent));
   const marks = marksOf(data);
   const nearest = data.nearest_general ? nearestPanel(data.nearest_general) : null;
   const other = el("a", { class: "button quiet", href: `/compare?${new URLSearchParams({ a: `${job}/${latent}`, b: data.nearest_general ? `${data.nearest_general.job}/${data.nearest_general.latent}` : "" })}` }, "Compare");
   const root = el("div", { class: "feature-page" },
     steps(go, position),
-    el("div", { class: "title-row" }, el("h1", {}, el("i", { class: `swatch swatch-${data.slot}`, "aria-hidden": "true" }), job, " ", el("b", {}, `#${latent}`)), el("span", { class: "actions" }, marks.flag, marks.select, other)),
+    el("div", { class: "title-row" }, el("h1", {}, el("i", { class: `swatch swatch-${data.slot}`, "aria-hidden": "true" }), job, " ", el("b", {}, `#${latent}`), controlTag(jobOf(job))), el("span", { class: "actions" }, marks.flag, marks.select, other)),
     marks.root, shown, nearest);
   const step = (place) => () => { if (!place) { say("that is the last one"); return; } go(href(...place)); window.scrollTo(0, 0); };
   return {
@@ -25,8 +27,8 @@ export async function featurePage(go, job, latent) {
       f: () => marks.flag.click(), n: () => marks.field.focus(), x: () => marks.select.click(),
       o: () => root.querySelector("button.own-scale")?.click(),
       e: () => expandAll(shown),
-      "/": () => { go(`/?${state.query}`).then(() => document.querySelector("input[type=search]")?.focus()); },
-      Escape: () => go([...state.query.keys()].length ? `/?${state.query}` : "/"),
+      "/": () => { go(`/${asked(state.query)}`).then(() => document.querySelector("input[type=search]")?.focus()); },
+      Escape: () => go(`/${asked(state.query)}`),
     },
   };
 }
@@ -51,7 +53,7 @@ function steps(go, position) {
   const link = (place, words, key) => place ? el("a", { href: href(...place), title: `key ${key}` }, words) : el("span", { class: "off" }, words);
   const where = position.position === null ? "not among the rows of the table as it is filtered" : `${(position.position + 1).toLocaleString("en")} of ${position.total.toLocaleString("en")} in the table`;
   return el("nav", { class: "steps", "aria-label": "Latents in the order of the table" },
-    el("a", { class: "to-table", href: "/" }, "\u2190 table"), el("span", { class: "where" }, where),
+    el("a", { class: "to-table", href: `/${asked(state.query)}` }, "\u2190 table"), el("span", { class: "where" }, where),
     link(position.previous, "previous", "k"), link(position.next, "next", "j"));
 }
 
@@ -96,7 +98,7 @@ function marksOf(data) {
     list.replaceChildren(...current.notes.map((note) => el("li", {},
       el("span", { class: "note-text" }, visible(note.text, true)),
       el("time", { datetime: note.at_utc }, note.at_utc.slice(0, 16).replace("T", " ")),
-      el("button", { type: "button", class: "quiet", onclick: () => change("retract", { number: note.number }) }, "take back"))));
+      el("button", { type: "button", class: "quiet", onclick: async () => { if (await change("retract", { number: note.number })) field.focus(); } }, "take back"))));
   };
   const submit = async (event) => {
     event.preventDefault();

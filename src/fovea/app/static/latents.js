@@ -3,7 +3,7 @@
 import { get, send } from "./api.js";
 import { COLUMNS, filters } from "./filters.js";
 import { density, el, times, visible, whole } from "./render.js";
-import { href, isSelected, jobOf, say, state, toggleSelected } from "./state.js";
+import { asked, controlTag, href, isSelected, jobOf, say, sorting, state, toggleSelected } from "./state.js";
 
 const PER_CHUNK = 100;
 const MOST_PIXELS = 8e6; // browsers lose precision beyond; taller tables scroll in proportion
@@ -13,13 +13,13 @@ export async function latentsPage(go) {
   const table = new Table(go);
   const controls = filters(state.query, (query) => {
     state.query = query;
-    window.history.replaceState(null, "", [...query.keys()].length ? `/?${query}` : "/");
+    window.history.replaceState(null, "", `/${asked(query)}`);
     table.ask();
   });
   const root = el("div", { class: "table-page" }, el("h1", { class: "sr" }, `Latents of ${state.run.title}`), controls.root, table.count, table.root);
   return {
     title: "Latents", root,
-    shown: () => table.ask(),
+    shown: () => table.ask({ isReturn: true }),
     leave: () => table.leave(),
     keys: {
       "/": () => controls.search.focus(),
@@ -53,10 +53,12 @@ class Table {
 
   leave() { window.removeEventListener("resize", this.onResize); this.turn += 1; }
 
-  isFocused(event) { return this.root.contains(event.target) || event.target === document.body; }
+  isFree(target = document.activeElement) { return target === document.body || target.id === "main"; }
+
+  isFocused(event) { return this.root.contains(event.target) || this.isFree(event.target); }
 
   sortBy(name) {
-    const [sort, order] = [state.query.get("sort") ?? "ratio", state.query.get("order") ?? "descending"];
+    const [sort, order] = sorting();
     const first = name === "job" || name === "latent" ? "ascending" : "descending";
     const next = sort === name ? (order === "descending" ? "ascending" : "descending") : first;
     state.query.set("sort", name);
@@ -65,10 +67,10 @@ class Table {
     this.ask();
   }
 
-  async ask() {
+  async ask({ isReturn = false } = {}) {
     const turn = ++this.turn;
     this.chunks.clear();
-    const [sort, order] = [state.query.get("sort") ?? "ratio", state.query.get("order") ?? "descending"];
+    const [sort, order] = sorting();
     for (const cell of this.head.children) {
       if (cell.dataset.column === sort) cell.setAttribute("aria-sort", order); else cell.removeAttribute("aria-sort");
     }
@@ -83,6 +85,7 @@ class Table {
       this.rows.clear();
       this.view.scrollTop = 0;
       this.draw();
+      if (isReturn && state.last.at >= 0 && state.last.query === asked(state.query)) this.move(0, state.last.at, this.isFree());
       if (first.search_progress < 1 && state.query.get("q")) setTimeout(() => { if (turn === this.turn && this.view.scrollTop === 0 && this.at < 0) this.ask(); }, 1500);
     } catch (error) {
       if (turn !== this.turn) return;
@@ -144,14 +147,16 @@ class Table {
 
   paint(row) {
     row.classList.toggle("selected", isSelected(...row.place));
-    row.querySelector(".flag")?.classList.toggle("raised", row.marks[0]);
+    const flag = row.querySelector(".flag");
+    flag?.classList.toggle("raised", row.marks[0]);
+    flag?.setAttribute("aria-hidden", String(!row.marks[0]));
   }
 
   current() { return this.rows.get(this.at) ?? null; }
 
-  move(step) {
+  move(step, from = this.at, takesFocus = true) {
     if (!this.total) return false;
-    this.at = Math.max(0, Math.min(this.total - 1, this.at < 0 ? 0 : this.at + step));
+    this.at = Math.max(0, Math.min(this.total - 1, from < 0 ? 0 : from + step));
     const { first, n } = this.measure();
     if (this.at < first || this.at >= first + n - 2) {
       const target = this.at < first ? this.at : this.at - n + 3;
@@ -159,7 +164,7 @@ class Table {
       this.draw();
     }
     for (const [i, row] of this.rows) row.tabIndex = i === this.at ? 0 : -1;
-    this.current()?.focus({ preventScroll: true });
+    if (takesFocus) this.current()?.focus({ preventScroll: true });
     return true;
   }
 
@@ -207,7 +212,7 @@ function cells([job, latent, onD, onGeneral, ratio, isBound, decoder, encoder, n
   const of = (n, total) => (n === null || !total ? null : `${whole(n)} of ${whole(total)} tokens`);
   const number = (area, text, label, title) => el("span", { role: "cell", class: `cell ${area}`, "data-label": label, title }, text);
   return [
-    cell("job", el("i", { class: `swatch swatch-${about.slot}`, "aria-hidden": "true" }), about.name),
+    cell("job", el("i", { class: `swatch swatch-${about.slot}`, "aria-hidden": "true" }), about.name, controlTag(about)),
     cell("latent", el("a", { href: href(about.name, latent) }, `#${latent}`)),
     number("dd", rare(onD, about.n_tokens_domain), "D", of(onD, about.n_tokens_domain)),
     number("dg", rare(onGeneral, about.n_tokens_general), "gen", of(onGeneral, about.n_tokens_general)),
@@ -215,6 +220,6 @@ function cells([job, latent, onD, onGeneral, ratio, isBound, decoder, encoder, n
     number("nd", cosine(decoder), "cos"),
     number("ne", cosine(encoder), ""),
     cell("near", nearest !== null && about.general_job && jobOf(about.general_job) ? el("a", { href: href(about.general_job, nearest) }, `g #${nearest}`) : "\u2013"),
-    cell("mark", el("span", { class: "flag", "aria-hidden": "true" }, "\u2691"), el("span", { class: "note-start" }, visible(note))),
+    cell("mark", el("span", { class: "flag", role: "img", "aria-label": "flagged", "aria-hidden": "true" }, "\u2691"), el("span", { class: "note-start" }, visible(note))),
   ];
 }

@@ -8,7 +8,7 @@ import { helpDialog, jumpDialog } from "./dialogs.js";
 import { latentsPage } from "./latents.js";
 import { promptPage } from "./prompt.js";
 import { el, themeButton, tooltips } from "./render.js";
-import { loadSelection, state } from "./state.js";
+import { loadSelection, say, state } from "./state.js";
 
 const main = document.getElementById("main");
 let page = {};
@@ -30,6 +30,7 @@ export function go(address, { replace = false } = {}) {
 
 async function draw() {
   const turn = ++drawn;
+  const focused = main.contains(document.activeElement) ? document.activeElement.id : "";
   page.leave?.();
   page = {}; // keys of the page that goes do nothing while the next one is read
   const path = window.location.pathname;
@@ -45,6 +46,10 @@ async function draw() {
     page = made;
     document.title = `${page.title} \u00b7 ${state.run.title} \u00b7 fovea`;
     main.replaceChildren(page.root);
+    // Where the focus was, or the page: a keyboard goes on from there, and a screen reader hears what changed.
+    const again = document.getElementById(focused);
+    if (again) again.focus({ preventScroll: true });
+    else if (turn > 1) { main.focus({ preventScroll: true }); say(page.title); }
     page.shown?.();
   } catch (error) {
     if (turn === drawn) fail(error);
@@ -91,8 +96,7 @@ function onClick(event) {
   if (!link || link.origin !== window.location.origin || link.hash || link.download || event.defaultPrevented) return;
   if (event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  const back = link.pathname === "/" && link.classList.contains("to-table") ? `/${[...state.query.keys()].length ? `?${state.query}` : ""}` : link.pathname + link.search;
-  go(back);
+  go(link.pathname + link.search);
   window.scrollTo(0, 0);
 }
 

@@ -2,14 +2,18 @@
 
 import { send } from "./api.js";
 import { el, show, tokens, visible, whole } from "./render.js";
-import { href, jobOf, say, state } from "./state.js";
+import { controlTag, href, jobOf, say, state } from "./state.js";
 
 const N_SHOWN = 12;
 const kept = { text: "", answer: null };
 
+/** The part of the address that browsers send to nobody. */
+const keepInAddress = (text) => window.history.replaceState(null, "", `/prompt#${new URLSearchParams({ text })}`);
+
 export async function promptPage(go) {
   const field = el("textarea", { rows: "4", maxlength: "2000", "aria-label": "Text", placeholder: "Text for the language model (Ctrl+Enter runs it)" });
-  field.value = new URLSearchParams(window.location.hash.slice(1)).get("text") ?? kept.text;
+  const given = new URLSearchParams(window.location.hash.slice(1)).get("text");
+  field.value = given ?? kept.text;
   const fault = el("p", { class: "absent", role: "alert", hidden: true });
   const out = el("div", { class: "fired" });
   const button = el("button", { type: "submit" }, "Run");
@@ -21,6 +25,7 @@ export async function promptPage(go) {
     say("running");
     try {
       kept.text = field.value;
+      keepInAddress(field.value);
       kept.answer = await send("/api/prompt", { text: field.value });
       const order = (each) => state.run.jobs.findIndex((job) => job.name === each.job);
       kept.answer.jobs.sort((a, b) => order(a) - order(b));
@@ -38,7 +43,11 @@ export async function promptPage(go) {
   const root = el("div", { class: "prompt-page" }, el("h1", {}, "Prompt"),
     el("p", { class: "hint" }, "Which latents fire on which token, for every SAE of the run. The first time takes as long as loading the language model."),
     el("form", { onsubmit: run }, field, el("p", { class: "row" }, button)), fault, out);
-  return { title: "Prompt", root, shown: () => { if (!kept.answer) field.focus(); }, keys: { n: () => field.focus(), "/": () => field.focus(), Escape: () => go("/") } };
+  return { title: "Prompt", root, shown: () => {
+    if (given && given !== kept.text) run();
+    else if (kept.answer) keepInAddress(kept.text);
+    else field.focus();
+  }, keys: { n: () => field.focus(), "/": () => field.focus(), Escape: () => go("/") } };
 }
 
 function shown(answer) {
@@ -63,17 +72,19 @@ function shown(answer) {
     line.replaceChildren(...made);
     const note = answer.kept[at] ? "" : " This position is left out: it is special, before the first kept one, or of massive norm.";
     words.replaceChildren("Token ", String(at + 1), " of ", String(answer.texts.length), ": \u201c", ...visible(answer.texts[at]), "\u201d.", note, coloured ? ` Shaded: ${answer.jobs[coloured[0]].job} #${coloured[1]}.` : " Choose a latent to shade the text by it.");
+    const pressed = list.contains(document.activeElement) ? document.activeElement.id : "";
     list.replaceChildren(...answer.jobs.map(saeRow));
+    document.getElementById(pressed)?.focus();
   };
 
   const saeRow = (job, j) => {
     const all = job.fired[at];
     const fired = all.slice(0, N_SHOWN);
     return el("section", { class: "sae", "aria-label": job.job },
-      el("h3", {}, el("i", { class: `swatch swatch-${jobOf(job.job)?.slot ?? 8}`, "aria-hidden": "true" }), job.job, el("small", {}, ` ${whole(all.length)} fire${all.length > fired.length ? `, the ${fired.length} largest shown` : ""}`)),
+      el("h3", {}, el("i", { class: `swatch swatch-${jobOf(job.job)?.slot ?? 8}`, "aria-hidden": "true" }), job.job, controlTag(jobOf(job.job)), el("small", {}, ` ${whole(all.length)} fire${all.length > fired.length ? `, the ${fired.length} largest shown` : ""}`)),
       el("ul", { class: "chips" }, fired.map(([latent, value]) => {
         const isOn = coloured?.[0] === j && coloured[1] === latent;
-        return el("li", {}, el("button", { type: "button", class: "chip-button", "aria-pressed": String(isOn), onclick: () => { coloured = isOn ? null : [j, latent]; draw(); } }, `#${latent}`, el("span", { class: "amount" }, show(value))), el("a", { href: href(job.job, latent), "aria-label": `Open ${job.job} #${latent}` }, "\u2197"));
+        return el("li", {}, el("button", { type: "button", class: "chip-button", id: `chip-${j}-${latent}`, "aria-pressed": String(isOn), onclick: () => { coloured = isOn ? null : [j, latent]; draw(); } }, `#${latent}`, el("span", { class: "amount" }, show(value))), el("a", { href: href(job.job, latent), "aria-label": `Open ${job.job} #${latent}` }, "\u2197"));
       })));
   };
 

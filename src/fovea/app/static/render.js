@@ -140,9 +140,40 @@ function corpus(data, each, index, { most, open, isBrief }) {
     el("ol", { class: "examples" }, group.examples.map((example, e) => exampleItem(example, {
       most, own: each.max_activation, more: open.context ? () => open.context(index, g, e) : null })))) : null).filter(Boolean);
   const tallest = Math.max(1, ...data.evidence.flatMap((other) => other.histogram));
-  return el("section", { class: "corpus", "aria-label": title }, head,
+  const panel = el("section", { class: "corpus", "aria-label": title }, head,
     histogram(each.histogram, { most, tallest, title: `Firings by activation, ${title.toLowerCase()}` }),
     isBrief ? [groups.slice(0, 1), groups.length > 1 ? el("details", {}, el("summary", {}, "by rank of the firing"), groups.slice(1)) : null] : groups);
+  walk(panel);
+  return panel;
+}
+
+/** Arrow keys in a panel: up and down between its examples, left and right between their tokens, each with its tooltip. */
+function walk(panel) {
+  const texts = [...panel.querySelectorAll(".example .text")];
+  texts.forEach((text, i) => { text.tabIndex = i ? -1 : 0; });
+  panel.addEventListener("keydown", (event) => {
+    const at = texts.indexOf(event.target);
+    if (at < 0) return;
+    if (event.key === "Enter") { event.target.click(); return; }
+    const [lines, steps] = [{ ArrowDown: 1, ArrowUp: -1 }[event.key], { ArrowRight: 1, ArrowLeft: -1 }[event.key]];
+    if (!lines && !steps) return;
+    event.preventDefault();
+    if (steps) stepToken(texts[at], steps);
+    const seen = texts.filter((text) => text.offsetParent !== null);
+    const next = lines && seen[seen.indexOf(texts[at]) + lines];
+    if (!next) return;
+    for (const text of texts) text.tabIndex = text === next ? 0 : -1;
+    next.focus();
+  });
+}
+
+/** Go to the token beside the last one, the peak at first, and show its tooltip. */
+function stepToken(text, step) {
+  const all = [...text.querySelectorAll(".tok")];
+  const from = all.findIndex((token) => token.classList.contains("at"));
+  const to = from < 0 ? all.findIndex((token) => token.classList.contains("peak")) : Math.max(0, Math.min(all.length - 1, from + step));
+  for (const token of all) token.classList.toggle("at", token === all[to]);
+  all[to]?.dispatchEvent(new Event("tokenreached", { bubbles: true }));
 }
 
 function groupName(group) {
@@ -153,7 +184,7 @@ function groupName(group) {
 
 /** One example as a list item; a click or the button shows the whole context. */
 export function exampleItem(example, { most, own, more }) {
-  const text = el("p", { class: "text", dir: "auto" });
+  const text = el("p", { class: "text", dir: "auto", role: "group", "aria-label": `Peak at \u201c${plain(example.texts[example.peak] ?? "").trim()}\u201d` });
   const isCut = example.start > 0 || example.start + example.texts.length < example.size;
   const peak = example.activations[example.peak];
   let isWide = false;
@@ -234,11 +265,12 @@ function relations(data, open) {
     list("Nearest in g", "cosine of decoder rows", data.nearest_general ? [data.nearest_general] : [], link));
 }
 
-/** One tooltip for all tokens under `root`: on hover and on touch. */
+/** One tooltip for all tokens under `root`: on hover, on touch and by arrow keys. */
 export function tooltips(root) {
   const box = el("div", { class: "tooltip", role: "tooltip", hidden: true });
-  document.body.append(box);
-  root.addEventListener("pointerover", (event) => {
+  const spoken = el("p", { class: "sr", role: "status" });
+  document.body.append(box, spoken);
+  const tell = (event) => {
     const under = event.target.closest?.(".tok");
     const lines = under && about.get(under);
     box.hidden = !lines;
@@ -247,7 +279,9 @@ export function tooltips(root) {
     const place = under.getClientRects()[0];
     box.style.setProperty("left", `${Math.max(8, Math.min(place.left, window.innerWidth - box.offsetWidth - 8))}px`);
     box.style.setProperty("top", `${place.top > box.offsetHeight + 8 ? place.top - box.offsetHeight - 4 : place.bottom + 4}px`);
-  });
+    if (event.type === "tokenreached") spoken.textContent = lines.filter(Boolean).join(", ");
+  };
+  for (const kind of ["pointerover", "tokenreached"]) root.addEventListener(kind, tell);
   for (const kind of ["scroll", "keydown", "pointerleave"]) document.addEventListener(kind, () => { box.hidden = true; }, { passive: true, capture: true });
 }
 
