@@ -3,8 +3,11 @@
 run_with_features(folder) --> the run folder; `Features(that)` opens it.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from fovea.experiment.config import resolve
 from fovea.experiment.run import run_experiment
@@ -20,5 +23,8 @@ def run_with_features(folder: Path, **changes: Any) -> Path:
     """A finished run in folder/run with evidence; `changes` replace tables of the tiny experiment."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"job": JOBS, "features": {"tokens": 3000}, **changes}
-    run_experiment(resolve(experiment(folder, **tables), where="test"), folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        # As without the report extra: drawing figures takes half of a miniature run, and no evidence is in them.
+        patch.setitem(sys.modules, "vl_convert", None)
+        run_experiment(resolve(experiment(folder, **tables), where="test"), folder / "run")
     return folder / "run"

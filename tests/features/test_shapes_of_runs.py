@@ -20,6 +20,15 @@ from tests.experiment.tiny import experiment, save_corpus
 from tests.features.real import run_with_features
 
 pytestmark = pytest.mark.slow
+SETTINGS = {
+    "tokens": 3000,
+    "top": 3,
+    "per_group": 2,
+    "rank_edges": [0.0, 0.5, 1.0],
+    "histogram_bins": 7,
+    "tokens_shown": 4,
+    "neighbours": 3,
+}
 KINDS = ("direct-batch_topk-k4-s0", "ssae-batch_topk-k2-s0", "control-random-k4", "control-moment-k4", "g")
 
 
@@ -30,7 +39,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment(folder)
     other = save_corpus(folder / "other.jsonl", words=range(60, 97), seed=5)
     domains = [("words", folder / "domain.jsonl"), ("other", other)]
-    return run_with_features(folder, domain=[{"name": name, "corpus": str(path)} for name, path in domains])
+    tables = [{"name": name, "corpus": str(path)} for name, path in domains]
+    train = {"n_tokens": 1600, "batch_size": 128, "buffer_rows": 512}
+    return run_with_features(folder, domain=tables, features=SETTINGS, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +84,20 @@ def test_each_domain_has_its_own_evidence_and_its_own_row_for_g(two: Path) -> No
         ours, theirs = (Features(two).table(f"{name}-g") for name in (domain, other))
         np.testing.assert_array_equal(ours["n_fired_general"], theirs["n_fired_general"])
         assert (ours["n_fired_domain"] != theirs["n_fired_domain"]).any()
+
+
+def test_every_setting_does_what_it_says(two: Path) -> None:
+    features = Features(two)
+    cards = [features.card("words-direct-batch_topk-k4-s0", latent) for latent in range(48)]
+    evidence = [one for card in cards for one in card.evidence]
+    assert {len(one.histogram) for one in evidence} == {7}
+    assert {tuple(group.name for group in one.groups) for one in evidence} == {("top", "rank 0-50%", "rank 50-100%")}
+    assert max(len(one.groups[0].examples) for one in evidence) == 3
+    assert max(len(group.examples) for one in evidence for group in one.groups[1:]) == 2
+    assert {len(card.promoted) for card in cards} == {len(card.suppressed) for card in cards} == {4}
+    assert {len(card.nearest) for card in cards} == {3}
+    assert max(len(card.cofiring) for card in cards) == 3
+    assert {one.n_tokens for one in evidence} <= set(range(2500, 3001)), "what counts of 3,000 tokens"
 
 
 def test_the_text_of_a_domain_is_not_that_of_the_other(two: Path) -> None:
