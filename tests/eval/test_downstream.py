@@ -1,6 +1,7 @@
 """Patching a tiny real lm: against the definition, computed token by token in float64, and against itself."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,37 @@ def test_g_is_computed_once_per_batch_and_only_if_asked_for(lm: LM, packed: Pack
     many = [Trained(name, Ridge(), Adds()) for name in ("a", "b", "c")]
     evaluate(bench(lm)._replace(general=counted), packed, candidates=many, n_contexts=6, contexts_per_batch=2)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("n_candidates", [1, 9, 20])
+def test_layers_before_the_hook_run_once_a_batch_those_after_once_a_candidate_and_the_clean_head_is_shared(
+    lm: LM, packed: PackedTokens, n_candidates: int, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [0] * tiny.N_LAYERS
+    n_head_rows = 0
+    logits = LM.logits
+
+    def counted(self: LM, hidden: Tensor) -> Tensor:
+        nonlocal n_head_rows
+        n_head_rows += len(hidden)
+        return logits(self, hidden)
+
+    monkeypatch.setattr(LM, "logits", counted)
+    with ExitStack() as stack:
+        for index in range(tiny.N_LAYERS):
+            part = lm.model.get_submodule(f"{lm.layers_path}.{index}.mlp")  # a layer that is skipped has no mlp call
+
+            def count(*_: object, index: int = index) -> None:
+                runs[index] += 1
+
+            stack.callback(part.register_forward_hook(count).remove)
+        many = [Constant(f"c{i}", i / 20) for i in range(n_candidates)]
+        sums = evaluate(bench(lm), packed, candidates=many, n_contexts=6, contexts_per_batch=2)
+    passes = n_candidates + len(("clean", "g", "zero", "mean"))
+    assert runs[: HOOK.layer + 1] == [3] * (HOOK.layer + 1)
+    assert runs[HOOK.layer + 1 :] == [3 * passes] * (tiny.N_LAYERS - HOOK.layer - 1)
+    n_groups = -(-(passes - 1) // 16)
+    assert n_head_rows == (passes - 1 + n_groups) * int(sums.corpus.n_scored.sum())
 
 
 def test_without_g_everything_else_is_measured(lm: LM, packed: PackedTokens):

@@ -1,5 +1,7 @@
 """LM on tiny random models of every family: stop and resume equal the full forward, and skipped layers do not run."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -288,3 +290,17 @@ def test_a_tokenizer_without_end_of_text_is_refused():
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="set its eos_token"):
         LM(tiny.seeded(tiny.FAMILIES["llama"]()), tokenizer, name="tiny")
+
+
+def test_a_forward_that_stopped_leaves_nothing_to_the_garbage_collector():
+    lm = tiny.lm("llama")
+    gc.disable()
+    try:
+        x = weakref.ref(lm.activations(tiny.tokens(), HookPoint(1, "resid_post")))
+        assert x() is None
+        prefix = lm.prefix(tiny.tokens(), HookPoint(1, "mlp_out"))
+        kept = [weakref.ref(tensor) for tensor in (prefix.x, prefix.resid_pre, prefix.attn_out)]
+        del prefix
+        assert [tensor() for tensor in kept] == [None] * 3
+    finally:
+        gc.enable()

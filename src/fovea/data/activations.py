@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fovea.data.precision import Precision, bytes_per_value, dtype_of, fvu, pack, unpack
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import PackedTokens, TokenBatch
 from fovea.errors import ConfigError, CorpusError
@@ -150,6 +151,7 @@ class ActivationChunks:
         self.contexts_per_chunk, self.contexts_per_batch = contexts_per_chunk, contexts_per_batch
         self.n_chunks = -(-packed.n_contexts // contexts_per_chunk)
         self.d_in, self.dtype = lm.d_model, lm.dtype
+        self.precision: Precision = "exact"
         self._store: ChunkStore | None = None
 
     @property
@@ -164,11 +166,18 @@ class ActivationChunks:
             "contexts": [self.contexts_per_chunk, self.contexts_per_batch],
             "columns": list(Chunk._fields),
         }
+        if self.precision != "exact":
+            parts["precision"] = self.precision
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def round_to(self, precision: Precision) -> None:
+        """Round every x to `precision` from now on, kept or not, so that a store changes nothing."""
+        assert self._store is None, "rounding is part of the key; choose it before the store"
+        self.precision, self.dtype = precision, dtype_of(precision, dtype=self.lm.dtype)
 
     def remember(self, store: ChunkStore) -> None:
         """Read chunks from `store` from now on, and keep there what it lacks."""
-        assert store.key == self.key, "the store was opened with another key"
+        assert store.precision == self.precision, "the store keeps another precision"
         self._store = store
 
     def harvest(self, observe: Callable[[int], None]) -> None:
@@ -176,7 +185,7 @@ class ActivationChunks:
 
         Nothing happens without a store, or where the store has no room for all: what does not stay is not made twice.
         """
-        n_bytes = self.packed.n_tokens * self.d_in * self.dtype.itemsize
+        n_bytes = self.packed.n_tokens * self.d_in * bytes_per_value(self.precision, dtype=self.lm.dtype)
         if self._store is None or (self._store.max_bytes is not None and n_bytes > self._store.max_bytes):
             return
         for index in range(self.n_chunks):
@@ -190,11 +199,15 @@ class ActivationChunks:
             raise IndexError(f"chunk {index} of {self.n_chunks}")
         kept = self._store.get(index) if self._store else None
         if kept is not None:
-            return Chunk(kept["x"].float(), *(kept[name].long() for name in Chunk._fields[1:]))
+            return Chunk(unpack(kept), *(kept[name].long() for name in Chunk._fields[1:]))
         made = self._made(index)
+        packed = pack(made.x, self.precision)
+        rounded = made if self.precision == "exact" else made._replace(x=unpack(packed))
         if self._store:
-            self._store.put(index, {"x": made.x} | {name: getattr(made, name).int() for name in Chunk._fields[1:]})
-        return made
+            self._store.put(index, packed | {name: getattr(made, name).int() for name in Chunk._fields[1:]})
+            if self.precision != "exact":
+                self._store.note_rounding(fvu(made.x, rounded.x), n_tokens=len(made.x))
+        return rounded
 
     @torch.no_grad()
     def _made(self, index: int) -> Chunk:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fovea.data.activations import Chunk
+from fovea.data.ahead import Ahead
 from fovea.errors import ConfigError, CorpusError, ModelError, RunError
 
 
@@ -71,6 +72,7 @@ class MixingBuffer:
         rows: Size of the buffer; a corpus with fewer rows is mixed as a whole.
         max_epochs: End after so many; None for no end.
         device: Where the buffer lies.
+        n_ahead: Chunks made in the background before they are read; changes no row.
 
     Raises:
         ConfigError: rows is below 2.
@@ -86,6 +88,7 @@ class MixingBuffer:
         seed: int,
         max_epochs: int | None = None,
         device: str | torch.device = "cpu",
+        n_ahead: int = 0,
     ) -> None:
         if rows < 2:
             raise ConfigError(f"buffer rows = {rows}, but mixing needs at least 2; 65536 is usual")
@@ -100,6 +103,7 @@ class MixingBuffer:
         self._counts = _Counts()
         self._current: Chunk | None = None
         "The chunk being read."
+        self._ahead = Ahead(chunks.chunk, n_ahead=n_ahead)
 
     @property
     def n_rows_read(self) -> int:
@@ -212,9 +216,8 @@ class MixingBuffer:
         return n
 
     def _read_chunk(self) -> Chunk:
-        order = _permutation(self._chunks.n_chunks, f"{self.seed} chunks of epoch {self._counts.n_epochs}")
-        index = int(order[self._counts.next_chunk])
-        chunk = self._chunks.chunk(index)
+        index, *then = self._next_chunks(1 + self._ahead.n_ahead)
+        chunk = self._ahead.chunk(index, then)
         if not bool(chunk.x.isfinite().all()):
             n_bad = int((~chunk.x.isfinite().all(dim=-1)).sum())
             raise ModelError(
@@ -223,6 +226,16 @@ class MixingBuffer:
                 "float32"
             )
         return chunk
+
+    def _next_chunks(self, n: int) -> list[int]:
+        """The next n chunks to be read, past the end of the epoch too; fewer where max_epochs end."""
+        epoch, found = self._counts.n_epochs, list[int]()
+        start = self._counts.next_chunk
+        while len(found) < n and (self.max_epochs is None or epoch < self.max_epochs):
+            order = _permutation(self._chunks.n_chunks, f"{self.seed} chunks of epoch {epoch}")
+            found += order[start : start + n - len(found)].tolist()
+            epoch, start = epoch + 1, 0
+        return found
 
     def _check_epoch(self) -> None:
         """The epoch has rows, and as many as every epoch before it."""

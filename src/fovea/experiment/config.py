@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fovea.config import Config, dump_toml, load_toml, parse
+from fovea.data.precision import Precision
 from fovea.errors import ConfigError
 from fovea.features.config import FeaturesConfig
 from fovea.methods.registry import MethodConfig
@@ -46,8 +47,8 @@ class TextConfig(Config):
     "Positions at the start of a context that are dropped."
     max_norm_ratio: PositiveFloat = 10.0
     "Tokens whose norm exceeds so many median norms are dropped (attention sinks)."
-    contexts_per_batch: PositiveInt = 16
-    "Contexts per forward of the lm."
+    contexts_per_batch: PositiveInt | Literal["auto"] = 16
+    "Contexts per forward of the lm; auto takes the fastest of a short trial and writes it into the run folder."
     contexts_per_chunk: PositiveInt = 64
     "Contexts harvested, cached and shuffled as one piece."
 
@@ -97,6 +98,12 @@ class TrainConfig(Config):
     checkpoint_seconds: PositiveFloat = 120.0
     cache_gigabytes: float = Field(default=8.0, ge=0.0)
     "Disk that harvested activations may take, so that later epochs do not run the lm; 0 harvests every epoch anew."
+    cache_folder: str | None = None
+    "Keep them here for other runs too, all of them within cache_gigabytes; left out: in the run, until it ends."
+    cache_precision: Precision = "exact"
+    "exact, or training activations rounded to bfloat16 or int8 for less disk; what that loses is measured and said."
+    read_ahead: NonNegativeInt | Literal["auto"] = "auto"
+    "Chunks harvested in the background while SAEs train; auto: 2 where the lm has a device of its own, else 0."
 
 
 class JobConfig(Config):
@@ -212,6 +219,11 @@ def _check(config: ExperimentConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: train.buffer_rows = {config.train.buffer_rows} is less than one batch of "
             f"{config.train.batch_size}; raise train.buffer_rows or lower train.batch_size"
+        )
+    if config.train.cache_folder is not None and config.train.cache_gigabytes == 0:
+        raise ConfigError(
+            f"{where}: train.cache_folder = {config.train.cache_folder!r}, but train.cache_gigabytes = 0 keeps "
+            "nothing; raise it or leave the folder out"
         )
     if config.general is None:
         for job in config.job:

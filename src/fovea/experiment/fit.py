@@ -168,12 +168,20 @@ def _stream(config: ExperimentConfig, jobs: Sequence[Job], subject: Subject, sou
     # Full batches of both kinds whatever the shares, so that the rows of a job do not depend on the other jobs.
     n_general = size if any(round(share * size) for share in shares) else 0
     reads_general = any(job.spec.method.adds_general for job in jobs)
-    domain = MixingBuffer(sources.domain.train, rows=config.train.buffer_rows, seed=config.seed)
+    n_ahead = read_ahead(config, subject)
+    domain = MixingBuffer(sources.domain.train, rows=config.train.buffer_rows, seed=config.seed, n_ahead=n_ahead)
     general = None
     if n_general:
         assert sources.general is not None, "checked when the experiment was read"
-        general = MixingBuffer(sources.general.train, rows=config.train.buffer_rows, seed=config.seed + 1)
+        chunks = sources.general.train
+        general = MixingBuffer(chunks, rows=config.train.buffer_rows, seed=config.seed + 1, n_ahead=n_ahead)
     return Stream(domain, general, subject.frozen if reads_general else None, n_domain=size, n_general=n_general)
+
+
+def read_ahead(config: ExperimentConfig, subject: Subject) -> int:
+    """Chunks made in the background; none where the lm would take the SAEs' own cores, unless asked for."""
+    wanted = config.train.read_ahead
+    return wanted if wanted != "auto" else 0 if subject.lm.device.type == "cpu" else 2
 
 
 def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:

@@ -5,6 +5,7 @@ references --> lm, g --(do they fit?)--> tokens of D and of general text --> fil
 
 import json
 import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from fovea.atomic import write_json
 from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, sample_rows
+from fovea.data.batching import batch_record, fastest_batch
+from fovea.data.cache import SharedCache
 from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
 from fovea.data.store import ChunkStore
@@ -23,6 +26,7 @@ from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
+from fovea.lm.memory import keep_freed_memory
 from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
@@ -63,6 +67,7 @@ def load_subject(config: ExperimentConfig) -> Subject:
         ModelError: the hook point is not in the lm.
         SAEError: g has another width or belongs to another hook point or lm.
     """
+    keep_freed_memory()
     lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=config.lm.device)
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
@@ -149,6 +154,7 @@ def _material(
     config: ExperimentConfig, run: RunFolder, subject: Subject, *, corpus: TokenisedCorpus, keep: TokenFilter
 ) -> Material:
     """Activations of both splits, remembered on disk if the experiment allows it."""
+    size = contexts_per_batch(config, run, subject, packed=corpus.train)
     train, heldout = (
         ActivationChunks(
             subject.lm,
@@ -156,16 +162,57 @@ def _material(
             packed=packed,
             token_filter=keep,
             contexts_per_chunk=config.text.contexts_per_chunk,
-            contexts_per_batch=config.text.contexts_per_batch,
+            contexts_per_batch=size,
         )
         for packed in (corpus.train, corpus.heldout)
     )
-    if config.train.cache_gigabytes > 0:
-        max_bytes = int(config.train.cache_gigabytes * 1e9)
-        for chunks, folder in ((train, corpus.name), (heldout, f"{corpus.name}-heldout")):
-            store = ChunkStore(run.activations / folder, key=chunks.key, dtype=subject.lm.dtype, max_bytes=max_bytes)
-            chunks.remember(store)
+    train.round_to(config.train.cache_precision)
+    remember(config, run, train, name=corpus.name)
+    remember(config, run, heldout, name=f"{corpus.name}-heldout")
     return Material(corpus, train, heldout)
+
+
+def remember(config: ExperimentConfig, run: RunFolder, chunks: ActivationChunks, *, name: str) -> None:
+    """Keep chunks on disk as the experiment says: in the run, in a folder that runs share, or not at all.
+
+    Raises:
+        RunError: the folder of the cache cannot be used, or holds something else.
+    """
+    max_bytes = int(config.train.cache_gigabytes * 1e9)
+    if max_bytes == 0:
+        return
+    if config.train.cache_folder is not None:
+        SharedCache(Path(config.train.cache_folder), max_bytes=max_bytes).remember(chunks, name=name)
+        return
+    store = ChunkStore(
+        run.activations / name,
+        key=chunks.key,
+        dtype=chunks.lm.dtype,
+        max_bytes=max_bytes,
+        precision=chunks.precision,
+    )
+    chunks.remember(store)
+
+
+def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subject, *, packed: PackedTokens) -> int:
+    """Contexts that the lm sees at once: the experiment's number, or the fastest, measured once per run and stored.
+
+    A shared cache stores it too: activations of another batch shape would not be reused.
+    """
+    if config.text.contexts_per_batch != "auto":
+        return config.text.contexts_per_batch
+    path = run.calibration / "batch.json"
+    if not path.exists():
+        shared = config.train.cache_folder
+        known = None if shared is None else batch_record(Path(shared), subject.lm, subject.hook_point, packed=packed)
+        if known is None or not known.exists():
+            found = fastest_batch(subject.lm, subject.hook_point, packed, largest=config.text.contexts_per_chunk)
+            write_json(path if known is None else known, found)
+        if known is not None:
+            write_json(path, json.loads(known.read_text()))
+    found = json.loads(path.read_text())
+    log.info("the lm sees %d contexts at once (%s)", found["contexts_per_batch"], path)
+    return int(found["contexts_per_batch"])
 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:

@@ -7,6 +7,7 @@
 Legend: x is float32, an exact upcast of the compute dtype; `hidden` is after the final norm, in the compute dtype.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -56,6 +57,8 @@ class LM:
         self.tokenizer = tokenizer
         self.name = name
         self._folder = folder
+        self._running = threading.RLock()
+        "Held while modules carry hooks: chunks may be made in the background (fovea.data.ahead)."
         self.layers_path, self._layers = dissect(model)
         config = model.config.get_text_config()
         self.d_model: int = config.hidden_size
@@ -150,7 +153,8 @@ class LM:
         """
         assert x.shape == prefix.x.shape, f"x has shape {tuple(x.shape)}, the prefix {tuple(prefix.x.shape)}"
         x = x.to(self.device, self.dtype)
-        return running.resume(self.model.base_model, _feed(prefix, x), layers=self._layers)
+        with self._running:
+            return running.resume(self.model.base_model, _feed(prefix, x), layers=self._layers)
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_vocab"]:
@@ -161,7 +165,7 @@ class LM:
         """
         hidden = hidden.to(self.device, self.dtype)[None]
         output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
-        with running.overridden(self.model.base_model, lambda *_, **__: output):
+        with self._running, running.overridden(self.model.base_model, lambda *_, **__: output):
             return self.model(inputs_embeds=hidden, use_cache=False, return_dict=True).logits[0].float()
 
     def patched(self, hook_point: HookPoint, fn: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
@@ -188,7 +192,8 @@ class LM:
     def _run(self, tokens: Tensor, hook_point: HookPoint, *, kept: list[Tap]) -> list[Tensor]:
         tap = _tap(hook_point, self._parts(hook_point))
         self._check_tokens(tokens)
-        seen = running.capture(self.model.base_model, tokens.to(self.device), taps=[*kept, tap])
+        with self._running:
+            seen = running.capture(self.model.base_model, tokens.to(self.device), taps=[*kept, tap])
         if not seen[-1].isfinite().all():
             raise ModelError(
                 f"{self.name} gives non-finite values at layer {hook_point.layer} ({hook_point}) in {self.dtype}: "

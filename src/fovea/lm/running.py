@@ -167,6 +167,8 @@ def _until(stop: _Stop) -> Generator[None]:
     except _Stop as raised:
         if raised is not stop:
             raise
+        # Its frames hold `stop`: in a circle, activations would stay until the next garbage collection.
+        raised.__traceback__ = None
 
 
 @contextmanager
