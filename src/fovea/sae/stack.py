@@ -44,8 +44,14 @@ def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
     """One SAE whose reconstruction is general(x) + domain(x); general's latents come first. Both in raw units.
 
     Raises:
-        SAEError: the widths differ, or one of them is topk, whose latents compete.
+        SAEError: the widths differ, one of them is topk, whose latents compete, or normalises every token.
     """
+    for sae in (general, domain):
+        if sae.token_norm != "none":
+            raise SAEError(
+                f"an SAE that normalises every token ({sae.token_norm}) cannot be stacked: the scale of its output "
+                "differs from token to token; export the two SAEs apart"
+            )
     if general.d_in != domain.d_in:
         raise SAEError(
             f"the general SAE reads width {general.d_in} and the domain SAE width {domain.d_in}; "

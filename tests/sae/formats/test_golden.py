@@ -1,0 +1,72 @@
+"""SAEs of other libraries, as those libraries wrote them, compute here what they compute there."""
+
+import json
+
+import pytest
+import torch
+
+from fovea.errors import SAEError
+from fovea.sae.frozen import FrozenSAE
+from tests.sae.formats.golden import CASES, FOLDER, READ, REFUSED, X, difference, load, path_of
+
+TOLERANCE = 2e-6
+"Relative, float32: the order of sums and of one or two products differs."
+
+MADE_BY = {
+    "sae_lens": "6.54.12",
+}
+
+
+def test_the_golden_files_are_of_the_versions_that_the_documents_name() -> None:
+    versions = json.loads((FOLDER / "versions.json").read_text())
+    assert {name: each["version"] for name, each in versions.items()} == MADE_BY
+    assert len(CASES) > 30
+    assert {case.partition("/")[0] for case in CASES} == MADE_BY.keys()
+
+
+@pytest.mark.parametrize("case", READ)
+def test_no_latent_flips_and_all_values_agree(case: str) -> None:
+    found = difference(case)
+    assert found.n_flips == 0
+    assert found.latents < TOLERANCE
+    assert found.x_hat < TOLERANCE
+
+
+@pytest.mark.parametrize("case", READ)
+def test_as_g_it_rebuilds_the_same(case: str) -> None:
+    sae = load(case).sae
+    with torch.no_grad():
+        torch.testing.assert_close(FrozenSAE(sae).reconstruct(X), sae(X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
+    with pytest.raises(SAEError, match=REFUSED[case]):
+        load(case)
+
+
+@pytest.mark.parametrize(
+    ("case", "model", "hook_point", "context_size"),
+    [
+        ("sae_lens/v6-topk", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
+        ("sae_lens/v3-standard", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
+    ],
+)
+def test_model_and_hook_point_are_said_in_our_spelling(
+    case: str, model: str | None, hook_point: str, context_size: int | None
+) -> None:
+    metadata = load(case).metadata
+    assert (metadata.model_name, metadata.hook_name, metadata.context_size) == (model, hook_point, context_size)
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("sae_lens/v5-gated", "the layout of SAELens before 6 is read as version 6 does"),
+        ("sae_lens/v6-topk-rescaled", "latents are ranked by decoder lengths"),
+        ("sae_lens/checkpoint-batchtopk", "its one threshold 0.8 is repeated for every latent"),
+    ],
+)
+def test_what_was_converted_is_said(case: str, said: str) -> None:
+    assert any(said in note for note in load(case).metadata.fovea["converted"])
+    assert str(path_of(case)) == load(case).reference
