@@ -11,7 +11,10 @@ from fovea.sae.files import LoadedSAE, load_sae
 FOLDER = Path(__file__).parents[2] / "golden" / "formats"
 X = load_file(FOLDER / "probe.safetensors")["x"]
 
-INSIDE = {}
+INSIDE = {
+    "sae_lens/gemma_scope_1": "google--gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
+    "sae_lens/gemma_scope_2": "google--gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_medium",
+}
 "Where in the case's folder the SAE is, if not there itself."
 
 REFUSED = {}

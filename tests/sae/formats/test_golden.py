@@ -50,6 +50,8 @@ def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
     [
         ("sae_lens/v6-topk", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sae_lens/v3-standard", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
+        ("sae_lens/gemma_scope_1", "google/gemma-2-2b", "blocks.20.hook_resid_post", 1024),
+        ("sae_lens/gemma_scope_2", "google/gemma-3-270m", "blocks.12.hook_resid_post", 1024),
     ],
 )
 def test_model_and_hook_point_are_said_in_our_spelling(
@@ -65,6 +67,7 @@ def test_model_and_hook_point_are_said_in_our_spelling(
         ("sae_lens/v5-gated", "the layout of SAELens before 6 is read as version 6 does"),
         ("sae_lens/v6-topk-rescaled", "latents are ranked by decoder lengths"),
         ("sae_lens/checkpoint-batchtopk", "its one threshold 0.8 is repeated for every latent"),
+        ("sae_lens/gemma_scope_1", "lm and hook point are taken from the path"),
     ],
 )
 def test_what_was_converted_is_said(case: str, said: str) -> None:
