@@ -14,10 +14,15 @@ X = load_file(FOLDER / "probe.safetensors")["x"]
 INSIDE = {
     "sae_lens/gemma_scope_1": "google--gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
     "sae_lens/gemma_scope_2": "google--gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_medium",
+    "sparsify/layers.3": "layers.3",
+    "sparsify/h.3.mlp": "h.3.mlp",
+    "sparsify/transcoder": "layers.3.mlp",
 }
 "Where in the case's folder the SAE is, if not there itself."
 
-REFUSED = {}
+REFUSED = {
+    "sparsify/transcoder": "is a transcoder",
+}
 "Cases that must be refused, and how."
 
 CASES = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in FOLDER.glob("*/*/truth.safetensors"))

@@ -14,6 +14,7 @@ TOLERANCE = 2e-6
 
 MADE_BY = {
     "sae_lens": "6.54.12",
+    "sparsify": "1.3.3",
 }
 
 
@@ -52,6 +53,8 @@ def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
         ("sae_lens/v3-standard", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sae_lens/gemma_scope_1", "google/gemma-2-2b", "blocks.20.hook_resid_post", 1024),
         ("sae_lens/gemma_scope_2", "google/gemma-3-270m", "blocks.12.hook_resid_post", 1024),
+        ("sparsify/layers.3", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
+        ("sparsify/h.3.mlp", "EleutherAI/pythia-70m", "blocks.3.hook_mlp_out", 128),
     ],
 )
 def test_model_and_hook_point_are_said_in_our_spelling(
