@@ -13,6 +13,7 @@ TOLERANCE = 2e-6
 "Relative, float32: the order of sums and of one or two products differs."
 
 MADE_BY = {
+    "dictionary_learning": "0.1.0",
     "sae_lens": "6.54.12",
     "sparsify": "1.3.3",
 }
@@ -53,6 +54,7 @@ def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
         ("sae_lens/v3-standard", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sae_lens/gemma_scope_1", "google/gemma-2-2b", "blocks.20.hook_resid_post", 1024),
         ("sae_lens/gemma_scope_2", "google/gemma-3-270m", "blocks.12.hook_resid_post", 1024),
+        ("dictionary_learning/BatchTopKSAE", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sparsify/layers.3", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sparsify/h.3.mlp", "EleutherAI/pythia-70m", "blocks.3.hook_mlp_out", 128),
     ],
@@ -71,6 +73,9 @@ def test_model_and_hook_point_are_said_in_our_spelling(
         ("sae_lens/v6-topk-rescaled", "latents are ranked by decoder lengths"),
         ("sae_lens/checkpoint-batchtopk", "its one threshold 0.8 is repeated for every latent"),
         ("sae_lens/gemma_scope_1", "lm and hook point are taken from the path"),
+        ("dictionary_learning/AutoEncoder", "latents are measured along decoder rows of length 1"),
+        ("dictionary_learning/BatchTopKSAE-no_threshold", "its threshold is -1: none was measured"),
+        ("dictionary_learning/MatryoshkaBatchTopKSAE", "all groups of latents are active"),
     ],
 )
 def test_what_was_converted_is_said(case: str, said: str) -> None:

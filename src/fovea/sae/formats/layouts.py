@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fovea.errors import SAEError, UnknownReferenceError
 from fovea.sae.files import CFG, WEIGHTS, LoadedSAE
-from fovea.sae.formats import gemma_scope, saelens, sparsify
+from fovea.sae.formats import dictionary_learning, gemma_scope, saelens, sparsify
 from fovea.sae.formats.guard import existing_folder
 from fovea.sae.formats.plain import Plain
 
@@ -26,6 +26,7 @@ class Layout(NamedTuple):
 LAYOUTS: Mapping[str, Layout] = {
     "sae_lens": Layout(saelens.is_layout, saelens.read, f"{CFG} + {WEIGHTS}"),
     "sparsify": Layout(sparsify.is_layout, sparsify.read, "cfg.json + sae.safetensors"),
+    "dictionary_learning": Layout(dictionary_learning.is_layout, dictionary_learning.read, "ae.pt + config.json"),
     "gemma_scope": Layout(gemma_scope.is_1, gemma_scope.read_1, "params.npz"),
     "gemma_scope_2": Layout(gemma_scope.is_2, gemma_scope.read_2, "params.safetensors + config.json"),
 }
