@@ -14,6 +14,7 @@ X = load_file(FOLDER / "probe.safetensors")["x"]
 INSIDE = {
     "sae_lens/gemma_scope_1": "google--gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
     "sae_lens/gemma_scope_2": "google--gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_medium",
+    "sae_lens/llama_scope": "fnlp--Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L15R-8x",
     "sparsify/layers.3": "layers.3",
     "sparsify/h.3.mlp": "h.3.mlp",
     "sparsify/transcoder": "layers.3.mlp",
@@ -22,6 +23,7 @@ INSIDE = {
 
 REFUSED = {
     "sparsify/transcoder": "is a transcoder",
+    "llamascopium/batchtopk": "act_fn = 'batchtopk' has no inference form",
 }
 "Cases that must be refused, and how."
 

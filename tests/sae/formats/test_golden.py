@@ -14,6 +14,7 @@ TOLERANCE = 2e-6
 
 MADE_BY = {
     "dictionary_learning": "0.1.0",
+    "llamascopium": "2.0.0b34",
     "sae_lens": "6.54.12",
     "sparsify": "1.3.3",
 }
@@ -54,9 +55,11 @@ def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
         ("sae_lens/v3-standard", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sae_lens/gemma_scope_1", "google/gemma-2-2b", "blocks.20.hook_resid_post", 1024),
         ("sae_lens/gemma_scope_2", "google/gemma-3-270m", "blocks.12.hook_resid_post", 1024),
+        ("sae_lens/llama_scope", None, "blocks.15.hook_resid_post", None),
         ("dictionary_learning/BatchTopKSAE", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sparsify/layers.3", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sparsify/h.3.mlp", "EleutherAI/pythia-70m", "blocks.3.hook_mlp_out", 128),
+        ("llamascopium/relu-inference", None, "blocks.3.hook_resid_post", None),
     ],
 )
 def test_model_and_hook_point_are_said_in_our_spelling(
@@ -73,9 +76,11 @@ def test_model_and_hook_point_are_said_in_our_spelling(
         ("sae_lens/v6-topk-rescaled", "latents are ranked by decoder lengths"),
         ("sae_lens/checkpoint-batchtopk", "its one threshold 0.8 is repeated for every latent"),
         ("sae_lens/gemma_scope_1", "lm and hook point are taken from the path"),
+        ("sae_lens/llama_scope", "x was multiplied by 0.37 in training"),
         ("dictionary_learning/AutoEncoder", "latents are measured along decoder rows of length 1"),
         ("dictionary_learning/BatchTopKSAE-no_threshold", "its threshold is -1: none was measured"),
         ("dictionary_learning/MatryoshkaBatchTopKSAE", "all groups of latents are active"),
+        ("llamascopium/jumprelu-dataset-wise-by_length", "thresholds were divided by the lengths of decoder rows"),
     ],
 )
 def test_what_was_converted_is_said(case: str, said: str) -> None:
