@@ -18,6 +18,9 @@ INSIDE = {
     "sparsify/layers.3": "layers.3",
     "sparsify/h.3.mlp": "h.3.mlp",
     "sparsify/transcoder": "layers.3.mlp",
+    "openai/TopK": "resid_post_mlp_v5_32k/autoencoders/6.pt",
+    "openai/ReLU": "resid_post_mlp_v5_32k/autoencoders/6.pt",
+    "openai/ReLU-tied": "resid_post_mlp_v5_32k/autoencoders/6.pt",
 }
 "Where in the case's folder the SAE is, if not there itself."
 

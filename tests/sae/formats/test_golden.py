@@ -15,6 +15,7 @@ TOLERANCE = 2e-6
 MADE_BY = {
     "dictionary_learning": "0.1.0",
     "llamascopium": "2.0.0b34",
+    "openai": "764586a",
     "sae_lens": "6.54.12",
     "sparsify": "1.3.3",
 }
@@ -23,7 +24,7 @@ MADE_BY = {
 def test_the_golden_files_are_of_the_versions_that_the_documents_name() -> None:
     versions = json.loads((FOLDER / "versions.json").read_text())
     assert {name: each["version"] for name, each in versions.items()} == MADE_BY
-    assert len(CASES) > 30
+    assert len(CASES) > 60
     assert {case.partition("/")[0] for case in CASES} == MADE_BY.keys()
 
 
@@ -60,6 +61,7 @@ def test_what_is_no_sae_here_is_refused_with_the_reason(case: str) -> None:
         ("sparsify/layers.3", "EleutherAI/pythia-70m", "blocks.3.hook_resid_post", 128),
         ("sparsify/h.3.mlp", "EleutherAI/pythia-70m", "blocks.3.hook_mlp_out", 128),
         ("llamascopium/relu-inference", None, "blocks.3.hook_resid_post", None),
+        ("openai/TopK", "openai-community/gpt2", "blocks.6.hook_resid_post", 64),
     ],
 )
 def test_model_and_hook_point_are_said_in_our_spelling(
@@ -81,6 +83,7 @@ def test_model_and_hook_point_are_said_in_our_spelling(
         ("dictionary_learning/BatchTopKSAE-no_threshold", "its threshold is -1: none was measured"),
         ("dictionary_learning/MatryoshkaBatchTopKSAE", "all groups of latents are active"),
         ("llamascopium/jumprelu-dataset-wise-by_length", "thresholds were divided by the lengths of decoder rows"),
+        ("openai/TopK", "every token is brought to mean 0 and deviation 1"),
     ],
 )
 def test_what_was_converted_is_said(case: str, said: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fovea.errors import SAEError, UnknownReferenceError
 from fovea.sae.files import CFG, WEIGHTS, LoadedSAE
-from fovea.sae.formats import dictionary_learning, gemma_scope, llamascopium, saelens, sparsify
+from fovea.sae.formats import dictionary_learning, gemma_scope, llamascopium, openai, saelens, sparsify
 from fovea.sae.formats.guard import existing_folder
 from fovea.sae.formats.plain import Plain
 
@@ -30,6 +30,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "gemma_scope": Layout(gemma_scope.is_1, gemma_scope.read_1, "params.npz"),
     "gemma_scope_2": Layout(gemma_scope.is_2, gemma_scope.read_2, "params.safetensors + config.json"),
     "llamascopium": Layout(llamascopium.is_layout, llamascopium.read, "config.json + sae_weights.safetensors"),
+    "openai": Layout(openai.is_layout, openai.read, "a .pt file"),
 }
 """By the name that a reference may begin with. Tried in this order."""
 
