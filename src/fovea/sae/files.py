@@ -135,6 +135,10 @@ def assemble(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: st
         raise SAEError(f"{where}: an SAE with d_in = {d_in} and d_sae = {d_sae} reads or finds nothing; choose another")
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     _check_shapes(tensors, shapes, where)
+    if cfg["architecture"] == "topk" and cfg["k"] > d_sae:
+        raise SAEError(
+            f"{where}: k = {cfg['k']} is more than its {d_sae} latents; one of the two belongs to another SAE"
+        )
     pre_bias: PreBias = "tied" if cfg["apply_b_dec_to_input"] else "none"
     if "pre_bias" in tensors:
         pre_bias = tensors["pre_bias"]

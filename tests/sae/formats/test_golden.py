@@ -1,12 +1,14 @@
 """SAEs of other libraries, as those libraries wrote them, compute here what they compute there."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from fovea.errors import SAEError
 from fovea.sae.frozen import FrozenSAE
+from fovea.sae.show import describe
 from tests.sae.formats.golden import CASES, FOLDER, READ, REFUSED, X, difference, load, path_of
 
 TOLERANCE = 2e-6
@@ -89,3 +91,20 @@ def test_model_and_hook_point_are_said_in_our_spelling(
 def test_what_was_converted_is_said(case: str, said: str) -> None:
     assert any(said in note for note in load(case).metadata.fovea["converted"])
     assert str(path_of(case)) == load(case).reference
+
+
+def test_show_says_the_conventions_and_what_was_converted() -> None:
+    said = describe(str(path_of("openai/TopK")))
+    assert "input scale          every token to mean 0 and deviation 1, and back (layer_norm)" in said
+    assert "converted 1          every token is brought to mean 0" in said
+    assert "layout               openai" in said
+    assert "layout" not in describe(str(path_of("sae_lens/v6-standard")))
+
+
+def test_show_survives_metadata_of_any_shape(tmp_path: Path) -> None:
+    for path in path_of("sae_lens/v6-standard").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    cfg["metadata"]["fovea"] = {"blocks": [3, {"stop": "x"}, {"stop": 3}], "converted": 4}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    assert "latents None to 2  " in describe(str(tmp_path))

@@ -68,8 +68,9 @@ def read(folder: Path) -> Plain:
     check_shapes(tensors, "b_enc", where=where)
     d_in, d_sae = tensors["W_enc"].shape
     expansion = said.get("expansion_factor")
-    claimed = said.get("d_sae") or (int(d_in * expansion) if isinstance(expansion, int | float) else None)
-    check_claims({"d_model": (said.get("d_model"), d_in), "d_sae": (claimed, d_sae)}, where=where)
+    if isinstance(expansion, int | float) and not d_sae <= d_in * expansion < d_sae + 1:
+        check_claims({"expansion_factor": (expansion, d_sae / d_in)}, where=where)
+    check_claims({"d_model": (said.get("d_model"), d_in), "d_sae": (said.get("d_sae"), d_sae)}, where=where)
     scale_in, scale_out, notes = _scales(said, raw, d_in, where)
     plain = _with_activation(said, raw, tensors, scale_in=scale_in, where=where)
     folded = {

@@ -180,7 +180,7 @@ class _Reader:
             return _Name(argument)
         raise SAEError(
             f"{self._path} is a pickle that would run {argument.replace(' ', '.')[:100]!r} when loaded; it was not. A "
-            f"state dict of an SAE needs no such thing: do not load this file elsewhere, or {_WHAT_TO_DO}"
+            "state dict of an SAE needs no such thing: do not load this file, and ask for safetensors"
         )
 
     def _last(self, n: int) -> list[Any]:

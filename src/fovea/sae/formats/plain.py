@@ -77,7 +77,7 @@ def scalar(tensors: Mapping[str, Any], name: str, *, where: str) -> float:
     return float(found)
 
 
-def check_claims(claims: Mapping[str, tuple[object, int]], *, where: str) -> None:
+def check_claims(claims: Mapping[str, tuple[object, int | float]], *, where: str) -> None:
     """Refuse a description that belongs to other weights. What it does not say is not held against it.
 
     Args:
