@@ -32,6 +32,7 @@ from fovea.sae.formats.plain import (
     check_claims,
     check_shapes,
     matrix,
+    own_metadata,
     refuse_other_tensors,
     row_lengths,
     scalar,
@@ -97,7 +98,7 @@ def read(folder: Path) -> Plain:
         {"activation_dim": (trainer.get("activation_dim"), d_in), "dict_size": (trainer.get("dict_size"), d_sae)},
         where=where,
     )
-    return plain._replace(metadata=_metadata(trainer, buffer, kind))
+    return plain._replace(metadata=own_metadata(said, _metadata(trainer, buffer, kind), where=where))
 
 
 def _converted(kind: str, raw: dict[str, Any], trainer: dict[str, Any], where: str) -> Plain:
@@ -230,6 +231,12 @@ def contents(sae: SAE, metadata: SAEMetadata, *, where: str) -> tuple[dict[str, 
     }
     buffer = {"ctx_len": metadata.context_size, "io": "out"}
     return tensors, {"trainer": trainer, "buffer": buffer, "fovea": metadata.model_dump(mode="json", exclude_none=True)}
+
+
+def save_state_dict(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write ae.pt. The one place that writes a pickle: the layout is one. Tensors only, so any torch reads it "
+    "safely."""
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _class_for(form: SAE) -> str:

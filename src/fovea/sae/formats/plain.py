@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from fovea.errors import SAEError
@@ -152,6 +153,20 @@ def text_or_none(value: object) -> str | None:
 def whole_or_none(value: object) -> int | None:
     """`value` if it is a whole number."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def own_metadata(settings: Mapping[str, Any], otherwise: SAEMetadata, *, where: str) -> SAEMetadata:
+    """What we wrote beside another library's settings, under "fovea"; `otherwise` if we did not write them.
+
+    Raises:
+        SAEError: something is of the wrong type.
+    """
+    if "fovea" not in settings:
+        return otherwise
+    try:
+        return SAEMetadata.model_validate(settings["fovea"])
+    except ValidationError as error:
+        raise SAEError(f"{where} has metadata of the wrong type: {str(error)[:300]}; correct it") from None
 
 
 def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

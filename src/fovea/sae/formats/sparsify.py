@@ -20,7 +20,15 @@ from fovea.errors import SAEError
 from fovea.sae.base import SAE
 from fovea.sae.files import SAEMetadata
 from fovea.sae.formats.guard import found, read_json
-from fovea.sae.formats.plain import Plain, cfg_of, check_claims, matrix, refuse_other_tensors, text_or_none
+from fovea.sae.formats.plain import (
+    Plain,
+    cfg_of,
+    check_claims,
+    matrix,
+    own_metadata,
+    refuse_other_tensors,
+    text_or_none,
+)
 from fovea.sae.formats.tensors import read_safetensors
 
 WEIGHTS, CFG, RUN_CONFIG = "sae.safetensors", "cfg.json", "config.json"
@@ -66,7 +74,12 @@ def read(folder: Path) -> Plain:
         "b_dec": raw.get("b_dec"),
     }
     here = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    return Plain(cfg_of("topk", pre_bias=True, k=cfg.get("k")), here, _metadata(folder), ())
+    return Plain(
+        cfg_of("topk", pre_bias=True, k=cfg.get("k")),
+        here,
+        own_metadata(cfg, _metadata(folder), where=str(described)),
+        (),
+    )
 
 
 def contents(sae: SAE, metadata: SAEMetadata, *, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
