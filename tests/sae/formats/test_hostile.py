@@ -120,6 +120,27 @@ def test_arrays_of_another_type_are_refused(kind: str, tmp_path: Path) -> None:
         read_npz(npz(tmp_path / "params.npz", {"W_enc.npy": npy((8,), bytes(64), kind=kind)}))
 
 
+@pytest.mark.parametrize("header", [b"(" * 5000, b"{'descr': '<f4',\n", b"{'shape': __import__('os')}", b"\xff", b""])
+def test_an_array_header_is_matched_and_never_evaluated(header: bytes, tmp_path: Path) -> None:
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with pytest.raises(SAEError, match="is not an array as numpy writes it"):
+        read_npz(npz(tmp_path / "params.npz", {"W_enc.npy": data}))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8"])
+def test_arrays_are_what_numpy_reads(order: Any, kind: str, tmp_path: Path) -> None:
+    array = np.asarray(np.arange(24).reshape(2, 3, 4) / 3, dtype=kind, order=order)
+    np.savez(tmp_path / "a.npz", a=array, b=array[0, 0], c=array[0, 0, 0])
+    np.savez_compressed(tmp_path / "b.npz", a=array, b=array[0, 0], c=array[0, 0, 0])
+    for name in ("a.npz", "b.npz"):
+        ours = read_npz(tmp_path / name)
+        with np.load(tmp_path / name) as theirs:
+            assert {key: value.tolist() for key, value in ours.items()} == {
+                key: theirs[key].astype(np.float32).tolist() for key in theirs.files
+            }
+
+
 def test_what_is_no_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SAEError, match="which is no array"):
         read_npz(npz(tmp_path / "params.npz", {"../../evil": b"x"}))

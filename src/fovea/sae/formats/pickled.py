@@ -14,7 +14,6 @@ same aim, but believes the sizes that a file claims.
 import math
 import pickletools
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fovea.errors import SAEError
-from fovea.sae.formats.tensors import checked_entries
+from fovea.sae.formats.tensors import DAMAGE, checked_entries
 
 MAX_PICKLE_BYTES = 2**20
 "The program of a state dict takes about 200 bytes per tensor."
@@ -85,7 +84,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
         raise SAEError(
             f"{path} is not a zip file as torch writes since 1.6 ({error}); older pickles are not read: {_WHAT_TO_DO}"
         ) from None
-    except (zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
+    except DAMAGE as error:
         raise SAEError(f"{path} is damaged ({str(error)[:200]}); download or write the SAE again") from None
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise SAEError(f"{path} holds a program that torch does not write ({error!r:.200}); {_WHAT_TO_DO}") from None

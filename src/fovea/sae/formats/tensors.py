@@ -3,8 +3,9 @@
 file --sizes, types, ratios checked first--> tensors; no object is ever rebuilt
 """
 
-import io
 import math
+import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,7 +29,19 @@ MAX_RATIO = 16
 FLOATS = ("F64", "F32", "F16", "BF16")
 "Types of weights in a safetensors file."
 
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '(?P<kind>[<>|=]?[A-Za-z]\d{0,4})', 'fortran_order': (?P<by_column>True|False), "
+    rb"'shape': \((?P<shape>(?:\d{1,18},? ?){0,4})\), \}\s*"
+)
+
 _AGAIN = "download or write the SAE again"
+
+
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"What zipfile and zlib raise on a damaged file."
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -70,9 +83,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             for info in checked_entries(archive, path):
                 if not info.filename.endswith(".npy"):
                     raise SAEError(f"{path} holds {info.filename[:100]!r}, which is no array; {_AGAIN}")
-                arrays[info.filename.removesuffix(".npy")] = _array(io.BytesIO(archive.read(info)), info, path)
+                arrays[info.filename.removesuffix(".npy")] = _array(archive.read(info), info, path)
             return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except DAMAGE as error:
         raise SAEError(f"{path} is damaged ({str(error)[:200]}); {_AGAIN}") from None
 
 
@@ -100,24 +113,22 @@ def checked_entries(archive: zipfile.ZipFile, path: Path, *, max_ratio: int = MA
     return entries
 
 
-def _array(file: io.BytesIO, info: zipfile.ZipInfo, path: Path) -> Tensor:
-    """One npy array; its header is compared with what is there before anything is allocated."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(file)
-    if version not in readers:
-        raise SAEError(f"{path}: array {info.filename[:100]!r} has npy version {version}; save it with numpy again")
-    shape, by_column, dtype = readers[version](file)
-    if dtype.hasobject:
-        raise SAEError(
-            f"{path}: array {info.filename[:100]!r} is pickled Python objects, which are never read; save arrays of "
-            "floats"
-        )
-    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-        raise SAEError(f"{path}: array {info.filename[:100]!r} is of type {dtype}, but weights are floats; {_AGAIN}")
-    data = file.read()
-    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
-        raise SAEError(
-            f"{path}: array {info.filename[:100]!r} claims shape {shape}, but has {len(data)} bytes; {_AGAIN}"
-        )
-    flat = np.frombuffer(data, dtype=dtype).astype(np.float32)
-    return torch.from_numpy(flat.reshape(shape, order="F" if by_column else "C").copy())
+def _array(data: bytes, info: zipfile.ZipInfo, path: Path) -> Tensor:
+    """One npy array; its header, of the exact form that numpy writes, is compared with what is there.
+
+    numpy's own reader evaluates the header as a Python literal and allocates what it claims.
+    """
+    where, n = f"{path}: array {info.filename[:100]!r}", int.from_bytes(data[8:10], "little")
+    header = _NPY_HEADER.fullmatch(data[10 : 10 + n]) if data[:8] == b"\x93NUMPY\x01\x00" else None
+    if header is None:
+        raise SAEError(f"{where} is not an array as numpy writes it (npy 1.0); {_AGAIN}")
+    kind = header["kind"].decode()
+    if kind.endswith("O"):
+        raise SAEError(f"{where} is pickled Python objects, which are never read; save arrays of floats")
+    if kind not in ("<f2", "<f4", "<f8"):
+        raise SAEError(f"{where} is of type {kind!r}, but weights are floats; {_AGAIN}")
+    shape, numbers = tuple(int(size) for size in header["shape"].split(b",") if size.strip()), data[10 + n :]
+    if math.prod(shape) * int(kind[-1]) != len(numbers):
+        raise SAEError(f"{where} claims shape {shape}, but has {len(numbers)} bytes; {_AGAIN}")
+    flat = np.frombuffer(numbers, dtype=kind).astype(np.float32)
+    return torch.from_numpy(flat.reshape(shape, order="F" if header["by_column"] == b"True" else "C").copy())
