@@ -33,6 +33,15 @@ _BROWSER_ARGUMENTS = [
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _NO_CHROMIUM = "no Chromium found: on Debian or Ubuntu `apt install chromium`, or set FOVEA_CHROMIUM to one"
 _NO_SAE_LENS = "sae_lens is not installed: `.venv/bin/pip install -c constraints.txt -e .[saelens]`"
+_PEERS = {
+    "saelens": ("sae_lens", _NO_SAE_LENS),
+    "sparsify": ("sparsify", "sparsify is not installed: `.venv/bin/pip install eai-sparsify==1.3.3`"),
+    "dictionary_learning": (
+        "dictionary_learning",
+        "dictionary_learning is not installed: `.venv/bin/pip install dictionary-learning==0.1.0`",
+    ),
+}
+"Marker -> the module of a library to compare with, and how to get it."
 
 
 def find_chromium() -> str | None:
@@ -84,8 +93,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons: dict[str, str] = {}
     if find_chromium() is None and not os.environ.get("FOVEA_REQUIRE_CHROMIUM"):
         reasons["browser"] = _NO_CHROMIUM
-    if importlib.util.find_spec("sae_lens") is None:
-        reasons["saelens"] = _NO_SAE_LENS
+    reasons |= {
+        marker: reason for marker, (module, reason) in _PEERS.items() if importlib.util.find_spec(module) is None
+    }
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
@@ -103,7 +113,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly, just above the last line, which kinds of test did not run and how to get them."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)]
-    for reason in (_NO_CHROMIUM, _NO_SAE_LENS):
+    for reason in (_NO_CHROMIUM, *(reason for _, reason in _PEERS.values())):
         n_skipped = sum(reason in report.longrepr[2] for report in skipped)
         if n_skipped:
             terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)

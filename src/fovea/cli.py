@@ -154,7 +154,7 @@ def features(
 @app.command()
 @_guarded
 def show(
-    sae: Annotated[str, typer.Argument(help="Folder, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
+    sae: Annotated[str, typer.Argument(help="Folder or file, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
 ) -> None:
     """Say what an SAE is: architecture, shapes, hook point, conventions.
 
@@ -171,7 +171,9 @@ def export(
     folder: Run,
     job: Annotated[str, typer.Argument(help="Job name, a folder under RUN/saes.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
-    layout: Annotated[str, typer.Option("--format", help="Layout: saelens.")] = "saelens",
+    layout: Annotated[
+        str, typer.Option("--format", help="Layout: saelens, sparsify or dictionary_learning.")
+    ] = "saelens",
     stack: Annotated[bool, typer.Option("--stack", help="Write g and the job as one exact SAE.")] = False,
 ) -> None:
     """Hand one SAE of a run to other tools, verified as it is written.

@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 import fovea
-from fovea.errors import ConfigError, RunError
+from fovea.errors import ConfigError, RunError, SAEError
 from fovea.experiment.config import resolve
 from fovea.experiment.export import export_job
+from fovea.experiment.prepare import Subject, warn_if_misread
 from fovea.experiment.run import run_experiment
+from fovea.lm.hookpoint import HookPoint
+from fovea.lm.load import load_lm
 from fovea.sae.files import read_sae
 from fovea.sae.show import describe
 from tests.experiment.tiny import HOOK_POINT, experiment
@@ -41,6 +44,38 @@ def run(tmp_path_factory) -> Path:
 
 def probe(run: Path) -> torch.Tensor:
     return load_file(run / "calibration" / "words.safetensors")["rows"]
+
+
+def test_a_run_says_whether_g_rebuilds_general_text(run: Path) -> None:
+    told = [line for line in (run / "log.jsonl").read_text().splitlines() if "general SAE" in line]
+    assert any(re.search(r"general SAE: FVU \d\.\d{3} on general text", line) for line in told)
+
+
+def test_a_general_sae_that_rebuilds_nothing_is_warned_of(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = fovea.load_run(run).general()
+    loaded.sae.set_tensors({"W_dec": -loaded.sae.W_dec})
+    lm = load_lm(fovea.load_run(run).config.lm.model)
+    subject = Subject(lm, HookPoint.parse(HOOK_POINT), loaded, None)
+    warn_if_misread(subject, probe(run))
+    assert "of the variance of x unexplained" in caplog.text
+    caplog.clear()
+    warn_if_misread(subject._replace(general=None), probe(run))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("layout", ["dictionary_learning", "saelens"])
+def test_a_stack_is_exported_in_other_layouts(run: Path, layout: str, tmp_path: Path) -> None:
+    told = export_job(run, SSAE, tmp_path / "stack", layout=layout, stack=True)
+    assert "0 flipped latents" in told
+    general, domain = fovea.load_run(run).general().sae, fovea.load_run(run).sae(SSAE).sae
+    one = fovea.load_sae(str(tmp_path / "stack")).sae
+    torch.testing.assert_close(one(probe(run)), general(probe(run)) + domain(probe(run)), rtol=1e-4, atol=1e-4)
+
+
+def test_an_sae_that_a_layout_cannot_hold_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SAEError, match="sparsify holds topk SAEs"):
+        export_job(run, DIRECT, tmp_path / "out", layout="sparsify")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_gives_its_metrics_as_a_data_frame(run):

@@ -1,20 +1,22 @@
 """Hand one SAE of a run to other tools, checked as it is written.
 
-saes/JOB [+ general] --(--stack: one exact SAE)--> OUT, SAELens v6 layout --read back, compared on probe activations
+saes/JOB [+ general] --(--stack: one exact SAE)--> OUT, layout of the library --read back, compared on probe activations
 """
 
 from pathlib import Path
 
+from jaxtyping import Float
 from safetensors.torch import load_file
+from torch import Tensor
 
-from fovea.errors import ConfigError, RunError, SAEError
+from fovea.errors import ConfigError, RunError
 from fovea.experiment.config import JobConfig
 from fovea.experiment.fit import jobs_of
 from fovea.experiment.folder import RunFolder
-from fovea.sae.files import read_sae, save_sae
-from fovea.sae.stack import MAX_RELATIVE_ERROR, save_stack
-
-LAYOUTS = ("saelens",)
+from fovea.sae.files import read_sae
+from fovea.sae.formats.writers import WRITERS, write_sae
+from fovea.sae.stack import save_stack, verify_stack
+from fovea.sae.stack import stack as join
 
 
 def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", stack: bool = False) -> str:
@@ -25,35 +27,45 @@ def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", st
         RunError: the job is not in the run, or `out` exists.
         SAEError: what was written does not compute what the run's SAE does.
     """
-    if layout not in LAYOUTS:
-        raise ConfigError(f"--format {layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
+    if layout not in WRITERS:
+        raise ConfigError(f"--format {layout!r} is unknown; allowed: {', '.join(WRITERS)}")
     if out.exists():
         raise RunError(f"--out {str(out)!r} exists; give a new folder")
     run = RunFolder(folder)
-    domain, job_config = _find(run, job)
+    domain = _find(run, job)[0]
     loaded = read_sae(run.saes / job)
     probe = load_file(run.calibration / f"{domain}.safetensors")["rows"][:4096]
     if stack:
-        if not job_config.method.adds_general:
-            raise ConfigError(
-                f"--stack joins g and an SAE on its residual, but {job!r} is {job_config.method.kind_name!r}, which is "
-                "whole by itself; leave --stack out"
-            )
-        general = read_sae(run.general)
-        metadata = loaded.metadata.model_copy(update={"training_architecture": None})
-        found = save_stack(general.sae, loaded.sae, out, probe_x=probe, metadata=metadata, names=("general", job))
-        return (
-            f"{out}: g and {job} as one SAE of {general.sae.d_sae} + {loaded.sae.d_sae} latents; "
-            f"on {found.n_tokens} tokens relative error {found.max_relative_error:.1e}, {found.n_flips} flipped latents"
+        return _export_stack(run, job, out, layout=layout, probe_x=probe)
+    check = write_sae(loaded.sae, out, layout=layout, metadata=loaded.metadata, probe_x=probe)
+    return (
+        f"{out}: {job}, {loaded.sae.d_sae} latents, in the layout of {layout}; on {check.n_tokens} tokens relative "
+        "error "
+        f"{check.max_relative_error:.1e}, {check.n_flips} flipped latents"
+        + (f", the same in {check.library}" if check.library else "")
+    )
+
+
+def _export_stack(run: RunFolder, job: str, out: Path, *, layout: str, probe_x: Float[Tensor, "tokens d_in"]) -> str:
+    """g and the job as one SAE."""
+    job_config = _find(run, job)[1]
+    if not job_config.method.adds_general:
+        raise ConfigError(
+            f"--stack joins g and an SAE on its residual, but {job!r} is {job_config.method.kind_name!r}, which is "
+            "whole by itself; leave --stack out"
         )
-    save_sae(loaded.sae, out, metadata=loaded.metadata)
-    expected, written = loaded.sae(probe), read_sae(out).sae(probe)
-    worst = float(((expected - written).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-30)).max())
-    if not worst <= MAX_RELATIVE_ERROR:
-        raise SAEError(
-            f"{out} differs from {job} by {worst:.1e} (allowed {MAX_RELATIVE_ERROR:.0e}); please report this"
-        )
-    return f"{out}: {job}, {loaded.sae.d_sae} latents; on {len(probe)} tokens relative error {worst:.1e}"
+    general, loaded = read_sae(run.general), read_sae(run.saes / job)
+    metadata = loaded.metadata.model_copy(update={"training_architecture": None})
+    if layout == "saelens":
+        found = save_stack(general.sae, loaded.sae, out, probe_x=probe_x, metadata=metadata, names=("general", job))
+    else:
+        one = join(general.sae, loaded.sae)
+        found = verify_stack(general.sae, loaded.sae, one, probe_x=probe_x)
+        write_sae(one, out, layout=layout, metadata=metadata, probe_x=probe_x)
+    return (
+        f"{out}: g and {job} as one SAE of {general.sae.d_sae} + {loaded.sae.d_sae} latents; "
+        f"on {found.n_tokens} tokens relative error {found.max_relative_error:.1e}, {found.n_flips} flipped latents"
+    )
 
 
 def _find(run: RunFolder, job: str) -> tuple[str, JobConfig]:

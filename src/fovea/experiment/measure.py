@@ -9,7 +9,7 @@ Each part is complete or absent, so a killed evaluation goes on with the part it
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch import Tensor
 from fovea.data.activations import ActivationChunks, Chunk, TokenFilter, spread
 from fovea.data.tokens import PackedTokens
 from fovea.eval.bootstrap import Resampled, resample
-from fovea.eval.candidates import Alone, Candidate, GeneralAlone, Trained, general_reconstruction
+from fovea.eval.candidates import Alone, Candidate, GeneralAlone, Reconstruction, Trained, general_reconstruction
 from fovea.eval.density import FiringCounts, count_firing, load_counts, save_counts
 from fovea.eval.downstream import Bench, evaluate
 from fovea.eval.matched import Comparison, Curve, compare
@@ -32,6 +32,7 @@ from fovea.experiment.prepare import Subject
 from fovea.experiment.progress import stage
 from fovea.sae.base import SAE
 from fovea.sae.files import fingerprint
+from fovea.sae.frozen import FrozenSAE
 
 log = logging.getLogger("fovea")
 
@@ -78,8 +79,19 @@ def general_of(subject: Subject, domain: DomainConfig) -> Contender:
 
 def bench_of(subject: Subject, keep: TokenFilter, mean: Float[Tensor, " d_in"]) -> Bench:
     """What all evaluations of a run share."""
-    general = None if subject.frozen is None else general_reconstruction(subject.frozen)
+    general = None if subject.frozen is None else _in_units_of_x(subject.frozen)
     return Bench(subject.lm, subject.hook_point, keep, general, mean)
+
+
+def _in_units_of_x(frozen: FrozenSAE) -> Callable[[Tensor], Reconstruction]:
+    """g as evaluation patches it in: an SAE that normalises every token decodes into units of its own."""
+    made = general_reconstruction(frozen)
+
+    def reconstruct(x: Float[Tensor, "tokens d_in"]) -> Reconstruction:
+        own = made(x)
+        return own._replace(x_hat=frozen.sae.restore(x, own.x_hat))
+
+    return reconstruct
 
 
 class DomainMeasurement:

@@ -30,10 +30,14 @@ from fovea.lm.memory import keep_freed_memory
 from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
+from fovea.sae.sanity import sanity
 from fovea.tensorfile import write_tensors
 
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192
+
+_SANITY_ROWS = 2048
+"Tokens of general text on which g is tried before anything is trained."
 
 
 class Subject(NamedTuple):
@@ -228,6 +232,16 @@ def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
         write_tensors(path, {"rows": x, "mean": fitted.mean, "scale": scale})
     stored = load_file(path)
     return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
+
+
+def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:
+    """Say it when g does not rebuild general text, and name the convention under which it would."""
+    if subject.general is None:
+        return
+    found = sanity(subject.general.sae, rows[:_SANITY_ROWS])
+    log.info("general SAE: FVU %.3f on general text", found.fvu)
+    if found.warning is not None:
+        log.warning("general SAE %r: %s", subject.general.reference, found.warning)
 
 
 def general_provenance(subject: Subject) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from fovea.experiment.prepare import (
     general_provenance,
     load_subject,
     materials,
+    warn_if_misread,
 )
 from fovea.sae.files import fingerprint, read_sae, save_sae
 
@@ -56,6 +57,8 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False)
         _keep_general(run, subject)
         check_sparsities(config, subject)
         found = materials(config, run, subject)
+        if "general" in found:
+            warn_if_misread(subject, calibrate(run, found["general"].train).rows)
         sources = {
             domain.name: Sources(found[domain.name], found.get("general"), calibrate(run, found[domain.name].train))
             for domain in config.domain

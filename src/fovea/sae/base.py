@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fovea.config import Config
 from fovea.errors import ConfigError, SAEError
+from fovea.sae.token_norm import TokenNorm, inward, outward
 
 PreBias = Literal["tied", "none"] | Tensor
 "What is subtracted from x before the encoder: b_dec, nothing, or this frozen vector."
@@ -100,6 +101,8 @@ class SAE(nn.Module, ABC):
 
     b_dec: Tensor
     frozen_pre_bias: Tensor | None
+    token_norm: TokenNorm = "none"
+    "What is done to every token before it is read and undone after; only SAEs of other libraries have one."
 
     def __init__(self, weights: Weights, *, unit_decoder: bool) -> None:
         super().__init__()
@@ -139,12 +142,18 @@ class SAE(nn.Module, ABC):
         """Latents of x in the inference form: never negative."""
 
     def decode(self, latents: Float[Tensor, "*batch {self.d_sae}"]) -> Float[Tensor, "*batch {self.d_in}"]:
-        """Reconstruction x_hat."""
+        """Reconstruction x_hat, in the SAE's own units: those of x unless it has a `token_norm`."""
         return latents @ self.W_dec + self.b_dec
+
+    def restore(
+        self, x: Float[Tensor, "*batch {self.d_in}"], x_hat: Float[Tensor, "*batch {self.d_in}"]
+    ) -> Float[Tensor, "*batch {self.d_in}"]:
+        """What `decode` made of the latents of x, in the units of x."""
+        return outward(x, x_hat, self.token_norm)
 
     def forward(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_in}"]:
         """Reconstruction of x in the inference form."""
-        return self.decode(self.encode(x))
+        return self.restore(x, self.decode(self.encode(x)))
 
     @abstractmethod
     def loss(
@@ -186,7 +195,8 @@ class SAE(nn.Module, ABC):
             self.get_parameter(name).copy_(tensor)
 
     def centred(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_in}"]:
-        """x without the pre-bias."""
+        """x as the encoder's matrix meets it: normalised if the SAE does that, without the pre-bias."""
+        x = inward(x, self.token_norm)
         return x if self.pre_bias is None else x - self.pre_bias
 
     @torch.no_grad()

@@ -18,8 +18,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.atomic import write_json
@@ -28,6 +26,9 @@ from fovea.errors import ModelError, SAEError, UnknownReferenceError
 from fovea.lm.hookpoint import HookPoint
 from fovea.sae.architectures import FILE_FORMS
 from fovea.sae.base import SAE, PreBias, Weights
+from fovea.sae.formats.guard import found, read_json
+from fovea.sae.formats.tensors import read_safetensors
+from fovea.sae.token_norm import TOKEN_NORMS
 from fovea.tensorfile import write_tensors
 
 SAE_LENS_VERSION = "6.54.12"
@@ -104,11 +105,9 @@ def read_sae(folder: Path) -> LoadedSAE:
         SAEError: a file is missing or damaged, a key or tensor is missing, of the wrong shape, NaN or infinite, or the
             architecture or a convention is not supported.
     """
-    cfg = _read_cfg(folder)
-    tensors = _read_tensors(folder / WEIGHTS)
-    own = _read_tensors(folder / OWN_BIASES) if (folder / OWN_BIASES).exists() else {}
-    sae = assemble(cfg, {**tensors, **own}, where=str(folder))
-    return LoadedSAE(sae, _read_metadata(cfg, folder), str(folder))
+    cfg = read_cfg(folder)
+    sae = assemble(cfg, read_weights(folder), where=str(folder))
+    return LoadedSAE(sae, read_metadata(cfg, folder), str(folder))
 
 
 def load_sae(reference: str | Path) -> LoadedSAE:
@@ -132,8 +131,14 @@ def assemble(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: st
     _check_conventions(cfg, where)
     _check_finite(tensors, where)
     d_in, d_sae = cfg["d_in"], cfg["d_sae"]
+    if 0 in (d_in, d_sae):
+        raise SAEError(f"{where}: an SAE with d_in = {d_in} and d_sae = {d_sae} reads or finds nothing; choose another")
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     _check_shapes(tensors, shapes, where)
+    if cfg["architecture"] == "topk" and cfg["k"] > d_sae:
+        raise SAEError(
+            f"{where}: k = {cfg['k']} is more than its {d_sae} latents; one of the two belongs to another SAE"
+        )
     pre_bias: PreBias = "tied" if cfg["apply_b_dec_to_input"] else "none"
     if "pre_bias" in tensors:
         pre_bias = tensors["pre_bias"]
@@ -143,6 +148,7 @@ def assemble(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: st
     own = sae.tensors().keys() - {"W_enc", "W_dec", "b_dec", "pre_bias"}
     _check_shapes(tensors, {name: (d_sae,) for name in sorted(own)}, where)
     sae.set_tensors({name: tensors[name] for name in own})
+    sae.token_norm = cfg.get("normalize_activations", "none")
     return sae.requires_grad_(False)
 
 
@@ -175,7 +181,8 @@ def fingerprint(sae: SAE) -> str:
     """SHA-256 of the inference form, hexadecimal: equal for an SAE and what is read back from its float32 file."""
     form = sae.inference_form()
     settings = json.dumps(form.file_settings(), sort_keys=True)
-    digest = hashlib.sha256(f"{form.file_architecture} {settings} {form.pre_bias_is_tied}".encode())
+    norm = "" if form.token_norm == "none" else f" {form.token_norm}"
+    digest = hashlib.sha256(f"{form.file_architecture} {settings} {form.pre_bias_is_tied}{norm}".encode())
     for name, tensor in sorted(form.tensors().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
@@ -191,44 +198,53 @@ def _cfg(form: SAE, metadata: SAEMetadata) -> dict[str, Any]:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": form.pre_bias_is_tied,
-        "normalize_activations": "none",
+        "normalize_activations": form.token_norm,
         "reshape_activations": "none",
         **form.file_settings(),
         "metadata": {"sae_lens_version": SAE_LENS_VERSION, **metadata.other, **said, "fovea": metadata.fovea},
     }
 
 
-def _read_cfg(folder: Path) -> dict[str, Any]:
-    path = folder / CFG
-    if not path.is_file():
+def read_cfg(folder: Path) -> dict[str, Any]:
+    """What cfg.json in `folder` says.
+
+    Raises:
+        UnknownReferenceError: there is none.
+        SAEError: it is not plausible, or no json object.
+    """
+    path = found(folder, CFG)
+    if path is None:
         raise UnknownReferenceError(
             f"{str(folder)!r} holds no {CFG}, so it is not an SAE; give a folder with {CFG} and {WEIGHTS}"
         )
-    try:
-        cfg = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SAEError(f"{path} is not valid json ({error}); write or download the SAE again") from None
-    if not isinstance(cfg, dict):
-        raise SAEError(f"{path} holds a {type(cfg).__name__}, not an object; write or download the SAE again")
-    return cfg
+    return read_json(path)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except FileNotFoundError:
-        raise SAEError(f"{path} is missing beside {CFG}; write or download the SAE again") from None
-    except SafetensorError as error:
-        raise SAEError(f"{path} is damaged ({error}); write or download the SAE again") from None
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors in `folder`, float32; those of an SAE with a pre-bias of its own replace the folded ones.
+
+    Raises:
+        SAEError: the file is missing, damaged or implausible.
+    """
+    weights, own = found(folder, WEIGHTS), found(folder, OWN_BIASES)
+    if weights is None:
+        raise SAEError(f"{folder / WEIGHTS} is missing beside {CFG}; write or download the SAE again")
+    return read_safetensors(weights) | ({} if own is None else read_safetensors(own))
 
 
-def _read_metadata(cfg: Mapping[str, Any], folder: Path) -> SAEMetadata:
-    said: dict[str, Any] = cfg.get("metadata", {})
-    version = str(said.get("sae_lens_version", "none"))
-    if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < 6:
+def read_metadata(cfg: Mapping[str, Any], folder: Path) -> SAEMetadata:
+    """What a cfg.json of version 6 says of the SAE's place and origin.
+
+    Raises:
+        SAEError: another version wrote it, or something is of the wrong type.
+    """
+    said: Any = cfg.get("metadata", {})
+    if not isinstance(said, dict):
+        raise SAEError(f"{folder / CFG} has metadata of the wrong type: {type(said).__name__}; it must be an object")
+    if not is_version_6(said.get("sae_lens_version")):
         raise SAEError(
-            f"{folder / CFG} says sae_lens_version {version!r}, but the layout is that of 6.0 and later; load it with "
-            "a current sae_lens and save it again"
+            f"{folder / CFG} says sae_lens_version {str(said.get('sae_lens_version', 'none'))[:100]!r}, but the layout "
+            "is that of 6.0 and later; load it with a current sae_lens and save it again"
         )
     known = set(SAEMetadata.model_fields) - {"other"}
     other = {key: value for key, value in said.items() if key not in known | {"sae_lens_version"}}
@@ -238,9 +254,15 @@ def _read_metadata(cfg: Mapping[str, Any], folder: Path) -> SAEMetadata:
         raise SAEError(f"{folder / CFG} has metadata of the wrong type: {error}; correct it") from None
 
 
+def is_version_6(version: object) -> bool:
+    """Whether a file of this sae_lens_version has the layout of 6.0 and later."""
+    major = str(version).partition(".")[0]
+    return major.isdecimal() and len(major) < 4 and int(major) >= 6
+
+
 _ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "architecture": tuple(FILE_FORMS),
-    "normalize_activations": ("none",),
+    "normalize_activations": TOKEN_NORMS,
     "reshape_activations": ("none",),
     "rescale_acts_by_decoder_norm": (False,),
     "apply_b_dec_to_input": (True, False),
@@ -260,11 +282,13 @@ def _check_conventions(cfg: Mapping[str, Any], where: str) -> None:
         value = {**_DEFAULTS, **cfg}.get(key)
         if value not in allowed:
             raise SAEError(
-                f"{where}: {key} = {value!r} is not supported, only {', '.join(map(repr, allowed))}; fold it into the "
+                f"{where}: {key} = {value!r:.100} is not supported, only {', '.join(map(repr, allowed))}; fold it "
+                "into the "
                 "weights with sae_lens (fold_W_dec_norm, fold_activation_norm_scaling_factor) or choose another SAE"
             )
-    if cfg["architecture"] == "topk" and not isinstance(cfg.get("k"), int):
-        raise SAEError(f"{where}: architecture topk needs a whole number k, but {CFG} has {cfg.get('k')!r}; add it")
+    k = cfg.get("k")
+    if cfg["architecture"] == "topk" and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+        raise SAEError(f"{where}: architecture topk needs a whole number k above 0, but {CFG} has {k!r:.100}; add it")
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -26,8 +26,15 @@ def fold_scale(sae: SAE, *, scale_in: float, scale_out: float, pre_bias: Float[T
         pre_bias: The frozen pre-bias in raw units, if the caller has it: then it is exactly this, not a rounding away.
 
     Raises:
-        SAEError: a scale is not positive, or the pre-bias is tied to b_dec and the two scales differ.
+        SAEError: a scale is not positive, the pre-bias is tied to b_dec and the two scales differ, or the SAE scales
+            every token by itself.
     """
+    if sae.token_norm != "none":
+        raise SAEError(
+            f"this SAE normalises every token ({sae.token_norm}), so no one scale can be folded into it and it cannot "
+            "be "
+            "trained further; train a new SAE beside it (method ssae or direct)"
+        )
     if not (scale_in > 0 and scale_out > 0):
         raise SAEError(f"scale_in = {scale_in} and scale_out = {scale_out} must both be above 0; measure them again")
     if sae.pre_bias_is_tied and scale_in != scale_out:

@@ -58,7 +58,8 @@ class FrozenSAE:
     @torch.no_grad()
     def reconstruct(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
         """g(x) in float32."""
-        return torch.cat([decode(code, self.sae.W_dec) for code in self.codes(x)]) + self.sae.b_dec
+        own = torch.cat([decode(code, self.sae.W_dec) for code in self.codes(x)]) + self.sae.b_dec
+        return self.sae.restore(x.float(), own)
 
     def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(64, CHUNK_ELEMENTS // self.d_sae))

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import Any
 
 from fovea.errors import SAEError, UnknownReferenceError
-from fovea.sae.files import LoadedSAE, SAEMetadata, assemble
+from fovea.sae.files import LoadedSAE, SAEMetadata
+from fovea.sae.formats.saelens import converted
 
 
 def from_registry(release: str, sae_id: str) -> LoadedSAE:
@@ -39,7 +40,10 @@ def from_object(found: Any, *, reference: str) -> LoadedSAE:
     if "architecture" not in cfg:
         raise SAEError(f"{reference}: the sae_lens object does not name its architecture; update sae_lens")
     tensors = {name: tensor.detach().float().cpu() for name, tensor in found.state_dict().items()}
-    sae = assemble(cfg, tensors, where=reference)
+    loaded = converted(cfg, tensors, where=reference).load("sae_lens", where=reference)
     said: dict[str, Any] = cfg.get("metadata", {})
     known = ("model_name", "hook_name", "hf_hook_name", "prepend_bos", "context_size", "training_architecture")
-    return LoadedSAE(sae, SAEMetadata(**{key: said[key] for key in known if said.get(key) is not None}), reference)
+    metadata = SAEMetadata(
+        **{key: said[key] for key in known if said.get(key) is not None}, fovea=loaded.metadata.fovea
+    )
+    return loaded._replace(metadata=metadata)

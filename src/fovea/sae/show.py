@@ -2,6 +2,12 @@
 
 from fovea.sae.files import LoadedSAE, fingerprint, load_sae
 
+_TOKEN_NORMS = {
+    "none": "none: reads raw activations",
+    "layer_norm": "every token to mean 0 and deviation 1, and back (layer_norm); cannot be stacked or trained further",
+    "constant_norm_rescale": "every token to length sqrt(d_in), and back; cannot be stacked or trained further",
+}
+
 
 def describe(reference: str) -> str:
     """Lines that say architecture, shapes, hook point, conventions and origin of an SAE.
@@ -30,7 +36,7 @@ def _shape(loaded: LoadedSAE) -> dict[str, str]:
         "pre-bias": "b_dec" if sae.pre_bias_is_tied else own,
         "output bias": "b_dec" if sae.has_output_bias else "none (its output is added to another SAE's)",
         "decoder norms": f"{norms.min():.4g} to {norms.max():.4g}",
-        "input scale": "none: reads raw activations",
+        "input scale": _TOKEN_NORMS[sae.token_norm],
     }
 
 
@@ -47,7 +53,14 @@ def _place(loaded: LoadedSAE) -> dict[str, str]:
 
 def _origin(loaded: LoadedSAE) -> dict[str, str]:
     known = {**loaded.metadata.other, **loaded.metadata.fovea}
-    lines = {str(name): str(value) for name, value in known.items() if name != "blocks"}
-    for block in known.get("blocks", []):
-        lines[f"latents {block['start']} to {block['stop'] - 1}"] = f"{block['name']} ({block['sha256'][:12]})"
+    lines = {str(name): str(value) for name, value in known.items() if name not in ("blocks", "converted")}
+    blocks = known.get("blocks")
+    for block in blocks if isinstance(blocks, list) else []:
+        if isinstance(block, dict) and isinstance(block.get("stop"), int):
+            lines[f"latents {block.get('start')} to {block['stop'] - 1}"] = (
+                f"{block.get('name')} ({str(block.get('sha256'))[:12]})"
+            )
+    notes = known.get("converted")
+    for number, note in enumerate(notes if isinstance(notes, list) else [], 1):
+        lines[f"converted {number}"] = str(note)
     return {**lines, "sha256": fingerprint(loaded.sae)}

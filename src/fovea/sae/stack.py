@@ -20,6 +20,7 @@ from fovea.errors import SAEError
 from fovea.sae.base import SAE, PreBias, Weights
 from fovea.sae.files import CFG, SAEMetadata, fingerprint, read_sae, save_sae
 from fovea.sae.jumprelu import JumpReLUSAE
+from fovea.sae.token_norm import inward
 
 MAX_RELATIVE_ERROR = 1e-5
 "Largest |difference| / |reconstruction| of a token."
@@ -44,8 +45,14 @@ def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
     """One SAE whose reconstruction is general(x) + domain(x); general's latents come first. Both in raw units.
 
     Raises:
-        SAEError: the widths differ, or one of them is topk, whose latents compete.
+        SAEError: the widths differ, one of them is topk, whose latents compete, or normalises every token.
     """
+    for sae in (general, domain):
+        if sae.token_norm != "none":
+            raise SAEError(
+                f"an SAE that normalises every token ({sae.token_norm}) cannot be stacked: the scale of its output "
+                "differs from token to token; export the two SAEs apart"
+            )
     if general.d_in != domain.d_in:
         raise SAEError(
             f"the general SAE reads width {general.d_in} and the domain SAE width {domain.d_in}; "
@@ -79,7 +86,7 @@ def verify_stack(general: SAE, domain: SAE, stacked: SAE, *, probe_x: Float[Tens
     apart = torch.cat([general.encode(probe_x), domain.encode(probe_x)], dim=1)
     together = stacked.encode(probe_x)
     differ = (apart > 0) != (together > 0)
-    ties = _within_rounding(stacked, probe_x, differ)
+    ties = within_rounding(stacked, probe_x, differ)
     n_flips = int((differ & ~ties).sum())
     y, y_hat = general(probe_x) + domain(probe_x), stacked(probe_x)
     clean = ~differ.any(dim=1)
@@ -143,13 +150,13 @@ def _shifted(b_enc: Tensor, W_enc: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return (b_enc.double() + (new.double() - old.double()) @ W_enc.double()).float()
 
 
-def _within_rounding(
+def within_rounding(
     stacked: SAE, x: Float[Tensor, "tokens d_in"], differ: Bool[Tensor, "tokens d_sae"]
 ) -> Bool[Tensor, "tokens d_sae"]:
     """Which of the latents in `differ` have a pre-activation that float32 cannot tell from the threshold."""
     tokens, latents = differ.nonzero(as_tuple=True)
     rule = stacked.elementwise()
-    centred = x[tokens].double() - stacked.input_bias().double()
+    centred = inward(x[tokens], stacked.token_norm).double() - stacked.input_bias().double()
     columns, b_enc = rule.W_enc[:, latents].T.double(), rule.b_enc[latents].double()
     threshold = rule.threshold[latents].double().clamp_min(0.0)
     gap = ((centred * columns).sum(dim=1) + b_enc - threshold).abs()
