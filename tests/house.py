@@ -25,6 +25,7 @@ LAYERS = (
     ("rating",),
     ("report",),
     ("experiment",),
+    ("bench",),
     ("app",),
     ("api",),
     ("cli",),
