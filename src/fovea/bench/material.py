@@ -87,6 +87,12 @@ def synthetic_rows(n_rows: int, d_in: int) -> Tensor:
     return rows
 
 
+def width_of(path: Path) -> int:
+    """d_in of a file of activations."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_slice("x").get_shape()[1]
+
+
 def text_file(reference: str) -> Path:
     """The corpus as one json object with a "text" a line, for tools that read no compressed files."""
     path = bench_folder() / f"texts-{_key(reference)}.jsonl"

@@ -52,6 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 ANYWHERE = ("step", "archs", "harvest", "eval")
 "What runs when no name is given and there are no peers."
+_WIDTH = 128
 
 
 def run_benchmarks(
@@ -76,7 +77,7 @@ def run_benchmarks(
     for name in chosen:
         if name not in BENCHMARKS:
             raise ConfigError(f"benchmark {name!r} does not exist; choose from {', '.join(BENCHMARKS)}")
-    console = console or Console()
+    console = console or _console()
     result: dict[str, Any] = {
         "command": _command(chosen, settings, with_peers=bool(found)),
         "machine": describe_machine(),
@@ -130,6 +131,12 @@ def _command(names: Sequence[str], settings: Sequence[str], *, with_peers: bool)
     """What to type for these results; folders are left out."""
     peers = ["--peers", "FOLDER"] if with_peers else []
     return " ".join(["fovea bench", *names, *peers, *(f"--set {setting}" for setting in settings)])
+
+
+def _console() -> Console:
+    """The terminal; in a file, lines wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def _teller(console: Console) -> Callable[[str, int, Round], None]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fovea.bench.config import BenchConfig
 from fovea.bench.driver import OURS, Peer, Schedule, Variant
 from fovea.bench.machine import has_bf16
-from fovea.bench.material import activations
+from fovea.bench.material import activations, width_of
 from fovea.bench.steps import matmul_flops
 
 PEAK = "matmul peak fp32"
@@ -112,7 +112,7 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, n: int = 1
     }
     task |= {"n": n} if n > 1 else {}
     task |= {"dead_share": dead_share} if dead_share else {}
-    d_in = step.d_in
+    d_in = width_of(path)
     dense = 12.0 * d_in * d_sae
     "Six products of 2 d_in d_sae: encode, decode, both weight gradients, d latents, d x."
     variants = [Variant(OURS, OURS, task, dense)]

@@ -66,14 +66,15 @@ def rows(measured: Sequence[Measured], *, base: str, peak: str | None) -> list[d
 
 def _row(each: Measured, own: Sequence[Round], peak: float | None) -> dict[str, Any]:
     variant = each.variant
-    row: dict[str, Any] = {"variant": variant.name, "tool": variant.tool, "task": dict(variant.task)}
+    row: dict[str, Any] = {"variant": variant.name, "tool": variant.tool}
     if each.error is not None:
-        row["error"] = each.error
+        row["error"] = each.error.strip().splitlines()[-1]
     if not each.rounds:
         return row
     row |= summarise(each.rounds)._asdict()
     row |= {
-        "times_ours": ratio(each.rounds, own) if own else None,
+        # A matrix product has no tokens, so its time is not one to compare.
+        "times_ours": ratio(each.rounds, own) if own and variant.task.get("kind") != "matmul" else None,
         "peak_rss_mib": each.peak_rss / 2**20,
         "fraction_of_peak": _flops_per_second(each) / peak if peak and variant.flops_per_token else None,
         "gflops": _flops_per_second(each) / 1e9 if variant.flops_per_token else None,
