@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fovea.bench.driver import TUNED, Measured, Peer, Schedule, Variant, alternate
 
-WORKER = '''
+WORKER = """
 import os, sys, time
 
 def prepare(task):
@@ -29,7 +29,7 @@ def prepare(task):
         return 7
 
     return unit, lambda: {"environment": dict(os.environ), "turns": turns}
-'''
+"""
 
 
 def run(folder: Path, tasks: dict[str, dict], **schedule) -> dict[str, Measured]:

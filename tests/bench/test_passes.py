@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from fovea.bench import evals, passes
 from fovea.bench.config import BenchConfig, PassConfig, StepConfig
 from fovea.bench.driver import OURS, Measured, Round, Variant
 from fovea.bench.evaluated import evaluated_saes
-from fovea.bench.material import activations, load_subject
-from fovea.bench.passgroups import SPARSITIES, e2e_groups, eval_groups, eval_numbers, line_numbers
+from fovea.bench.material import Rows, activations, load_subject
+from fovea.bench.passgroups import GRID, e2e_groups, eval_groups, eval_numbers, line_numbers
 from fovea.bench.suite import Plan
 from tests.experiment import tiny
 from tests.lm import tiny as tiny_lm
@@ -19,7 +18,9 @@ from tests.lm import tiny as tiny_lm
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> BenchConfig:
     monkeypatch.setenv("FOVEA_CACHE", str(tmp_path / "cache"))
-    tables = tiny.experiment(tmp_path / "made" if (tmp_path / "made").mkdir() else tmp_path / "made")
+    made = tmp_path / "made"
+    made.mkdir()
+    tables = tiny.experiment(made)
     lm = PassConfig(
         model=tables["lm"]["model"],
         hook_point=tiny.HOOK_POINT,
@@ -58,8 +59,6 @@ def test_one_pass_trains_n_saes_a_step(config):
 def test_the_activations_are_those_of_the_corpus(config):
     path = activations(config.step, config.lm)
     assert path == activations(config.step, config.lm)
-    from fovea.bench.material import Rows
-
     rows = Rows(str(path), 64)
     assert rows.x.shape == (600, tiny_lm.D_MODEL)
 
@@ -88,7 +87,7 @@ def test_evaluated_saes_are_made_once(config):
 
 
 @pytest.mark.slow
-def test_the_grid_is_nine_saes_trained_and_saved(config, monkeypatch):
+def test_the_grid_is_nine_saes_trained_and_saved(config):
     general = tiny.save_corpus(Path(config.lm.corpus).with_name("other.jsonl"), words=range(30, 97), seed=5)
     (group,) = e2e_groups(Plan(config, {}))
     (variant,) = group.variants
@@ -97,8 +96,9 @@ def test_the_grid_is_nine_saes_trained_and_saved(config, monkeypatch):
     unit, results = passes.end_to_end({"experiment": experiment})
     assert unit() == 512
     names = results()["saes"]
-    wanted = {f"{method}-batch_topk-k{k}-s0" for method, sparsities in SPARSITIES.items() for k in sparsities}
+    wanted = {f"{swept.method}-batch_topk-k{k}-s0" for swept in GRID for k in swept.sparsities}
     assert set(names) == wanted
+    assert list(results()["seconds"])[-1] == "train and save"
 
 
 def test_the_line_needs_two_points_and_is_per_sae():
@@ -116,4 +116,3 @@ def test_bfloat16_lm_is_used_only_where_the_processor_has_it(config, monkeypatch
         monkeypatch.setattr("fovea.bench.passgroups.has_bf16", lambda has=has: has)
         (group,) = eval_groups(Plan(config, {}))
         assert group.about["lm_dtype"] == dtype
-    assert torch.get_num_threads() >= 1

@@ -8,6 +8,7 @@ from fovea.bench.config import StepConfig
 from fovea.bench.driver import Measured, Round, Variant
 from fovea.bench.material import Rows, activations
 from fovea.bench.reference import DenseTopK
+from fovea.train.job import Job
 
 STEP = StepConfig(synthetic=True, d_in=16, n_rows=600, k=4, batch_size=64)
 
@@ -38,6 +39,17 @@ def test_every_architecture_steps(data, arch):
     assert results()["steps"] == 3
 
 
+@pytest.mark.parametrize(("share", "terms"), [(0.0, {"mse"}), (0.5, {"mse", "auxk"})])
+def test_dead_latents_are_held_dead_so_that_auxk_works(data, monkeypatch, share, terms):
+    logs = []
+    step = Job.step
+    monkeypatch.setattr(Job, "step", lambda job, batch: logs.append(step(job, batch)))
+    unit, _ = steps.step(task_of(data, dead_share=share))
+    for _ in range(3):
+        unit()
+    assert [set(log.terms) for log in logs] == [terms] * 3
+
+
 def test_an_unknown_architecture_is_refused(data):
     with pytest.raises(ValueError, match="choose topk"):
         steps.step(task_of(data, arch="other"))
@@ -50,7 +62,7 @@ def test_the_references_step(data, kind):
 
 
 def test_the_dense_reference_is_the_job(data):
-    """Same start, same rows, many latents dead: weights agree to fp32 rounding, so a quality guard can mean something."""
+    """Same start, same rows, many latents dead: weights agree to fp32 rounding."""
     rows = Rows(data, 64)
     job = steps.make_job(task_of(data, d_sae=96), rows.mean, n_steps=40)
     settings = job.spec.optimiser.model_copy(update={"dead_after_tokens": 128})
@@ -63,7 +75,12 @@ def test_the_dense_reference_is_the_job(data):
         plain.step(x)
         had_dead |= job.n_dead > 0
     assert had_dead
-    for name, weight in (("W_enc", plain.W_enc), ("W_dec", plain.W_dec), ("b_enc", plain.b_enc), ("b_dec", plain.b_dec)):
+    for name, weight in (
+        ("W_enc", plain.W_enc),
+        ("W_dec", plain.W_dec),
+        ("b_enc", plain.b_enc),
+        ("b_dec", plain.b_dec),
+    ):
         torch.testing.assert_close(job.sae.tensors()[name], weight.detach(), rtol=1e-3, atol=1e-4)
 
 

@@ -5,6 +5,7 @@ Each has the shape of fovea.bench.protocol.Prepare: task --> (unit, results).
 
 import logging
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +102,37 @@ def end_to_end(task: dict[str, Any]) -> tuple[Unit, Results]:
     logging.getLogger("fovea").setLevel(logging.WARNING)
     config = ExperimentConfig.model_validate(task["experiment"])
     done: list[str] = []
+    stages: dict[str, float] = {}
 
     def unit() -> int:
+        clock = _Stages(stages)
         with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config, resume=False) as run:
             subject = load_parts(config)
+            clock.end("load lm and g")
             found = materials(config, run, subject)
+            clock.end("tokenise, measure the filter")
             (domain,) = config.domain
             material = found[domain.name]
             sources = Sources(material, found.get("general"), calibrate(run, material.train))
+            clock.end("measure the scales")
             fit_domain(config, run, subject, domain=domain, sources=sources)
+            clock.end("train and save")
             done.extend(path.parent.name for path in run.saes.glob("*/job.json"))
         return config.train.n_tokens
 
-    return unit, lambda: {"saes": sorted(set(done))}
+    return unit, lambda: {"saes": sorted(set(done)), "seconds": stages}
+
+
+class _Stages:
+    """Seconds by stage, those of the latest unit."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._began = seconds, time.perf_counter()
+
+    def end(self, name: str) -> None:
+        """Say which stage has just ended."""
+        now = time.perf_counter()
+        self._seconds[name], self._began = now - self._began, now
 
 
 class _Made:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fovea.bench.driver import OURS, Measured, Variant
 from fovea.bench.evaluated import evaluated_saes
@@ -17,8 +17,22 @@ from fovea.lm.hookpoint import HookPoint
 from fovea.sae.files import load_sae, save_sae
 from fovea.tensorfile import write_tensors
 
-SPARSITIES = {"direct": (24, 40, 64), "finetune": (24, 40, 64), "ssae": (8, 16, 32)}
-"The post's grid: three methods at three sparsities."
+
+class Swept(NamedTuple):
+    """A method of the post's grid."""
+
+    method: str
+    sparsities: tuple[int, ...]
+    starts_from_general: bool
+    "Then it has g's width, else d_sae_many."
+
+
+GRID = (
+    Swept("direct", (24, 40, 64), False),
+    Swept("finetune", (24, 40, 64), True),
+    Swept("ssae", (8, 16, 32), False),
+)
+"Three methods at three sparsities."
 LM_ALONE = "lm pass alone"
 SEPARATE, MULTI = "sae-lens, one run each", "sae-lens, multi-SAE trainer"
 WHOLE, SAME = "whole forwards, CE alone", "whole forwards, the same measures"
@@ -130,18 +144,24 @@ def e2e_groups(plan: Plan) -> list[Group]:
     ]
 
 
+def e2e_numbers(measured: list[list[Measured]]) -> dict[str, Any]:
+    """Where fovea's time went, in the last round."""
+    seconds = next((each.results.get("seconds", {}) for each in measured[0] if each.variant.name == OURS), {})
+    return {f"fovea, seconds: {stage}": value for stage, value in seconds.items()}
+
+
 def _grid(d_in: int, d_general: int, d_small: int) -> list[dict[str, Any]]:
     """The nine as sae-lens trains them. It has no residual target: an SSAE's stand-in rebuilds x, which is cheaper."""
     return [
         {
             "arch": "batch_topk",
             "d_in": d_in,
-            "d_sae": d_general if method == "finetune" else d_small,
+            "d_sae": d_general if swept.starts_from_general else d_small,
             "k": k,
-            "starts_from_general": method == "finetune",
+            "starts_from_general": swept.starts_from_general,
         }
-        for method, sparsities in SPARSITIES.items()
-        for k in sparsities
+        for swept in GRID
+        for k in swept.sparsities
     ]
 
 
@@ -149,10 +169,10 @@ def _experiment(plan: Plan) -> dict[str, Any]:
     """The same nine as a fovea experiment. Its buffer is as large as sae-lens's."""
     settings, step = plan.config.lm, plan.config.step
     jobs = [
-        {"method": {"kind": method}, "sae": {"kind": "batch_topk", "k": k} | width}
-        for method, sparsities in SPARSITIES.items()
-        for k in sparsities
-        for width in [{} if method == "finetune" else {"d_sae": step.d_sae_many}]
+        {"method": {"kind": swept.method}, "sae": {"kind": "batch_topk", "k": k} | width}
+        for swept in GRID
+        for width in [{} if swept.starts_from_general else {"d_sae": step.d_sae_many}]
+        for k in swept.sparsities
     ]
     enough = 3 * settings.train_tokens // 2 + 4 * step.batch_size
     return {

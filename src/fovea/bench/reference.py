@@ -25,7 +25,7 @@ class DenseTopK:
         self.k, self.n_steps, self._settings = k, n_steps, optimiser
         self.parameters = [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
         self._adam = torch.optim.Adam(self.parameters, lr=optimiser.lr.peak, betas=(0.9, 0.999))
-        self._tokens_since_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.tokens_since_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         self._step = 0
 
     def pre(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class DenseTopK:
         latents = self.latents(pre)
         x_hat = latents @ self.W_dec + self.b_dec
         loss = (x_hat - x).square().sum(dim=1).mean()
-        dead = self._tokens_since_fired >= self._settings.dead_after_tokens
+        dead = self.tokens_since_fired >= self._settings.dead_after_tokens
         if dead.any():
             loss = loss + AUX_WEIGHT * self._auxk(pre, (x - x_hat).detach(), dead)
         for group in self._adam.param_groups:
@@ -61,8 +61,8 @@ class DenseTopK:
             torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.clip_norm)
             self._adam.step()
             self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
-            self._tokens_since_fired += len(x)
-            self._tokens_since_fired[(latents > 0).any(dim=0)] = 0
+            self.tokens_since_fired += len(x)
+            self.tokens_since_fired[(latents > 0).any(dim=0)] = 0
         self._step += 1
 
     def _auxk(self, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "many": Benchmark("many SAEs on the same rows", suite.many_groups),
     "harvest": Benchmark("the lm to the hook point", passgroups.harvest_groups),
     "line": Benchmark("one pass with N SAEs", passgroups.line_groups, passgroups.line_numbers),
-    "e2e": Benchmark("the post's grid from text to files", passgroups.e2e_groups),
+    "e2e": Benchmark("the post's grid from text to files", passgroups.e2e_groups, passgroups.e2e_numbers),
     "eval": Benchmark("evaluation of nine SAEs", passgroups.eval_groups, passgroups.eval_numbers),
     "quality": Benchmark(
         "FVU and L0 against the dense fp32 reference", owngroups.quality_groups, owngroups.quality_numbers

@@ -69,26 +69,35 @@ def batch_of(x: Tensor) -> Batch:
 
 
 def step(task: dict[str, Any]) -> tuple[Unit, Results]:
-    """`n` jobs, each stepping on every batch, through the public Job.step."""
+    """`n` jobs, each stepping on every batch, through the public Job.step; `dead_share` of the latents held dead."""
     rows = Rows(task["data"], task["batch_size"])
     jobs = [make_job(task, rows.mean, seed=seed) for seed in range(task.get("n", 1))]
+    n_dead = _n_dead(task)
 
     def unit() -> int:
         batch = batch_of(rows.batch())
         for job in jobs:
+            job.firing.tokens_since_fired[:n_dead] = job.firing.dead_after_tokens
             job.step(batch)
         return len(batch.x)
 
     return unit, lambda: {"n_dead": jobs[0].n_dead, "steps": jobs[0].step_index}
 
 
+def _n_dead(task: dict[str, Any]) -> int:
+    return round(task.get("dead_share", 0.0) * task["d_sae"])
+
+
 def dense_step(task: dict[str, Any]) -> tuple[Unit, Results]:
     """The dense TopK reference."""
     rows = Rows(task["data"], task["batch_size"])
-    trained = DenseTopK(make_job(task, rows.mean).sae, k=task["k"], optimiser=OptimiserConfig(), n_steps=_ENDLESS)
+    settings = OptimiserConfig()
+    trained = DenseTopK(make_job(task, rows.mean).sae, k=task["k"], optimiser=settings, n_steps=_ENDLESS)
+    n_dead = _n_dead(task)
 
     def unit() -> int:
         x = rows.batch()
+        trained.tokens_since_fired[:n_dead] = settings.dead_after_tokens
         trained.step(x)
         return len(x)
 
