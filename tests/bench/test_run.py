@@ -1,5 +1,6 @@
 """`fovea bench` from names to results: real workers on tiny sizes, what is refused, what a file holds."""
 
+import io
 import json
 import sys
 
@@ -42,7 +43,7 @@ def cache(tmp_path, monkeypatch):
 )
 def test_it_runs_and_every_variant_has_numbers(tmp_path, name, n_variants):
     out = tmp_path / "results.json"
-    console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=120, file=io.StringIO())
     result = run_benchmarks([name], settings=TINY, out=out, console=console)
     found = result["benchmarks"][name]
     assert [len(group["rows"]) for group in found["groups"]] == n_variants
