@@ -213,6 +213,31 @@ def serve(
     )
 
 
+@app.command()
+@_guarded
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to run: step, archs, auxk, many, harvest, line, e2e, eval, quality, memory, import."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Alternations, whose medians count.", min=1)] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option("--peers", help="Folder of other tools, from benchmarks/peers/set_up.py."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Results file (json) to write.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Measure the speed of this machine: training steps, harvest, evaluation; beside other tools if they are there.
+
+    Example: `fovea bench step --rounds 5 --out step.json`
+    """
+    from fovea.bench.run import run_benchmarks
+
+    changed = [*(settings or ()), *([f"rounds={rounds}"] if rounds else [])]
+    run_benchmarks(names or (), settings=changed, peers=peers, out=out)
+
+
 Name = Annotated[str, typer.Argument(help="Name of the study, a folder under RUN/studies.")]
 
 

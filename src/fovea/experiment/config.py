@@ -179,8 +179,8 @@ def load_experiment(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentCo
         ConfigError: a setting is unknown, wrong or contradicts another.
     """
     table = load_toml(path)
-    for override in overrides:
-        _override(table, override)
+    for setting in overrides:
+        override(table, setting)
     return resolve(table, where=str(path))
 
 
@@ -255,12 +255,17 @@ def _sweep(job: Any) -> list[Any]:
     return jobs
 
 
-def _override(table: dict[str, Any], override: str) -> None:
+def override(table: dict[str, Any], setting: str) -> None:
+    """Put one KEY=VALUE (dotted keys, values as in toml) into raw tables, in place.
+
+    Raises:
+        ConfigError: it is not KEY=VALUE, or the key leads nowhere.
+    """
     import tomllib
 
-    key, equals, text = override.partition("=")
+    key, equals, text = setting.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set train.n_tokens=100000")
+        raise ConfigError(f"--set {setting!r} is not KEY=VALUE; write for example --set train.n_tokens=100000")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -273,6 +278,6 @@ def _override(table: dict[str, Any], override: str) -> None:
         place[int(last) if isinstance(place, list) else last] = value
     except (ValueError, IndexError, AttributeError, TypeError):
         raise ConfigError(
-            f"--set {override!r} names no setting; write dotted names, with a number from 0 for each entry of "
+            f"--set {setting!r} names no setting; write dotted names, with a number from 0 for each entry of "
             "a list, as in --set domain.0.name=mine"
         ) from None

@@ -1,0 +1,150 @@
+"""What runs beside what: each benchmark as groups of variants that alternate.
+
+name --> [Group, ...]; a group is one table: its first variant is fovea, the base of all ratios
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fovea.bench.config import BenchConfig
+from fovea.bench.driver import OURS, Peer, Schedule, Variant
+from fovea.bench.machine import has_bf16
+from fovea.bench.material import activations, width_of
+from fovea.bench.steps import matmul_flops
+
+PEAK = "matmul peak fp32"
+PEAK_BF16 = "matmul peak bf16"
+ENCODER = "limit: encoder product fp32"
+_KINDS_OF = {
+    "sae-lens": ("topk", "batch_topk", "jumprelu", "gated"),
+    "dictionary-learning": ("topk", "batch_topk", "jumprelu", "gated"),
+    "sparsify": ("topk",),
+    "overcomplete": ("topk", "batch_topk", "jumprelu"),
+}
+"Architectures that each peer trains."
+
+
+class Group(NamedTuple):
+    """Variants that are compared with each other."""
+
+    title: str
+    about: Mapping[str, Any]
+    "What the group fixes: architecture, width, allocator."
+    variants: list[Variant]
+    schedule: Schedule
+    base: str = OURS
+    peak: str | None = None
+
+
+class Plan(NamedTuple):
+    """What a benchmark is made from."""
+
+    config: BenchConfig
+    peers: Mapping[str, Peer]
+
+
+def peak_variants() -> list[Variant]:
+    """The products whose speed fractions are of."""
+    found = [Variant(PEAK, OURS, {"kind": "matmul", "dtype": "float32"}, matmul_flops())]
+    if has_bf16():
+        found.append(Variant(PEAK_BF16, OURS, {"kind": "matmul", "dtype": "bfloat16"}, matmul_flops()))
+    return found
+
+
+def schedule_of(plan: Plan, allocator: str, **changes: Any) -> Schedule:
+    """The plan's rounds under one allocator setting."""
+    schedule = Schedule(plan.config.rounds, plan.config.round_seconds, tuned=allocator == "tuned")
+    return schedule._replace(**changes)
+
+
+def step_groups(plan: Plan) -> list[Group]:
+    """B1: one TopK SAE, a training step on rows in memory, at each width under each allocator."""
+    return [
+        _step_group(plan, "topk", d_sae=d_sae, allocator=allocator)
+        for d_sae in plan.config.step.d_sae
+        for allocator in plan.config.allocators
+    ]
+
+
+def arch_groups(plan: Plan) -> list[Group]:
+    """B2: the other architectures."""
+    return [
+        _step_group(plan, arch, d_sae=d_sae, allocator=allocator)
+        for arch in ("batch_topk", "jumprelu", "gated")
+        for d_sae in plan.config.step.d_sae_archs
+        for allocator in plan.config.allocators
+    ]
+
+
+def auxk_groups(plan: Plan) -> list[Group]:
+    """B1 with half of the latents dead, so that AuxK works; sparsify and overcomplete have none by default."""
+    peers = {name: peer for name, peer in plan.peers.items() if name in ("sae-lens", "dictionary-learning")}
+    return [
+        _step_group(plan._replace(peers=peers), "topk", d_sae=d_sae, allocator="tuned", dead_share=0.5)
+        for d_sae in plan.config.step.d_sae
+    ]
+
+
+def many_groups(plan: Plan) -> list[Group]:
+    """B3: n SAEs on the same rows."""
+    groups: list[Group] = []
+    for n in plan.config.step.n_saes:
+        d_sae = plan.config.step.d_sae_many
+        group = _step_group(plan, "topk", d_sae=d_sae, allocator="tuned", n=n)
+        flops = {v.name: v.flops_per_token for v in group.variants}
+        kept = [v._replace(flops_per_token=(flops[v.name] or 0) * n or None) for v in group.variants]
+        limits = {ENCODER, *(v.name for v in peak_variants())}
+        kept = [v if v.name not in limits else v._replace(flops_per_token=flops[v.name]) for v in kept]
+        groups.append(group._replace(title=f"{n} topk SAEs at once, d_sae {d_sae:,}", variants=kept))
+    return groups
+
+
+def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, n: int = 1, dead_share: float = 0.0) -> Group:
+    step = plan.config.step
+    path = activations(step, plan.config.lm)
+    task: dict[str, Any] = {
+        "kind": "step",
+        "arch": arch,
+        "d_sae": d_sae,
+        "k": step.k,
+        "batch_size": step.batch_size,
+        "data": str(path),
+    }
+    task |= {"n": n} if n > 1 else {}
+    task |= {"dead_share": dead_share} if dead_share else {}
+    d_in = width_of(path)
+    dense = 12.0 * d_in * d_sae
+    "Six products of 2 d_in d_sae: encode, decode, both weight gradients, d latents, d x."
+    variants = [Variant(OURS, OURS, task, dense)]
+    if has_bf16():
+        variants.append(Variant(f"{OURS} bf16", OURS, task | {"dtype": "bfloat16"}, dense))
+    for name in plan.peers:
+        if arch in _KINDS_OF.get(name, ()):
+            variants += _peer_variants(name, task, dense)
+    if n == 1 and arch == "topk":
+        variants.append(Variant("dense reference fp32", OURS, task | {"kind": "dense_step"}, dense))
+    if n == 1:
+        limit = {**task, "kind": "encoder"}
+        variants.append(Variant(ENCODER, OURS, limit, 2.0 * d_in * d_sae))
+        if has_bf16():
+            limit = limit | {"dtype": "bfloat16"}
+            variants.append(Variant("limit: encoder product bf16", OURS, limit, 2.0 * d_in * d_sae))
+    about = {"arch": arch, "d_sae": d_sae, "k": step.k, "batch_size": step.batch_size, "allocator": allocator, "n": n}
+    about |= {"dead_share": dead_share} if dead_share else {}
+    dead = ", half of the latents dead" if dead_share else ""
+    title = f"one {arch} step, d_sae {d_sae:,}{dead}, {allocator} allocator"
+    variants += peak_variants()
+    return Group(title, about, variants, schedule_of(plan, allocator), peak=PEAK)
+
+
+def _peer_variants(name: str, task: Mapping[str, Any], flops: float) -> list[Variant]:
+    if name == "sparsify":
+        both = (("signum", "sparsify signum (its default)"), ("adam", "sparsify Adam"))
+        return [Variant(label, name, {**task, "optimizer": optimizer}, flops) for optimizer, label in both]
+    found = [Variant(name, name, task, flops)]
+    if name == "sae-lens" and has_bf16():
+        found.append(Variant("sae-lens autocast", name, {**task, "dtype": "bfloat16"}, flops))
+    return found
+
+
+Groups = Callable[[Plan], list[Group]]

@@ -1,0 +1,87 @@
+"""From rounds to numbers: medians, spreads, ratios of paired rounds, a fitted line."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fovea.bench.driver import Measured, Round
+
+
+class Summary(NamedTuple):
+    """One row of a table."""
+
+    us_per_token: float
+    tokens_per_second: float
+    spread: float
+    "(largest - smallest) / median of the rounds' times a token."
+    cpu_us_per_token: float
+
+
+class Line(NamedTuple):
+    """y = intercept + slope x, by least squares."""
+
+    intercept: float
+    slope: float
+    r_squared: float
+
+
+def summarise(rounds: Sequence[Round]) -> Summary:
+    """Medians over at least one round."""
+    times = [1e6 * each.seconds / each.tokens for each in rounds]
+    middle = statistics.median(times)
+    cpu = statistics.median(1e6 * each.cpu_seconds / each.tokens for each in rounds)
+    return Summary(middle, 1e6 / middle, (max(times) - min(times)) / middle, cpu)
+
+
+def ratio(theirs: Sequence[Round], ours: Sequence[Round]) -> float:
+    """How many times as long they take a token: the median over rounds, each of ours against theirs beside it."""
+    return statistics.median(
+        (their.seconds / their.tokens) / (own.seconds / own.tokens) for their, own in zip(theirs, ours, strict=False)
+    )
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
+    """The least-squares line through at least two points."""
+    slope, intercept = statistics.linear_regression(x, y)
+    mean = statistics.fmean(y)
+    rest = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    total = sum((b - mean) ** 2 for b in y)
+    return Line(intercept, slope, 1.0 - rest / total if total else 1.0)
+
+
+def rows(measured: Sequence[Measured], *, base: str, peak: str | None) -> list[dict[str, Any]]:
+    """The rows of a comparison as json holds them.
+
+    Args:
+        base: Variant that ratios are against.
+        peak: Variant that measures the matmul peak, if any.
+    """
+    by_name = {each.variant.name: each for each in measured}
+    own = by_name[base].rounds
+    flops = None
+    if peak is not None and by_name[peak].rounds:
+        flops = _flops_per_second(by_name[peak])
+    return [_row(each, own, flops) for each in measured]
+
+
+def _row(each: Measured, own: Sequence[Round], peak: float | None) -> dict[str, Any]:
+    variant = each.variant
+    row: dict[str, Any] = {"variant": variant.name, "tool": variant.tool}
+    if each.error is not None:
+        row["error"] = each.error.strip().splitlines()[-1]
+    if not each.rounds:
+        return row
+    row |= summarise(each.rounds)._asdict()
+    row |= {
+        # A matrix product has no tokens, so its time is not one to compare.
+        "times_ours": ratio(each.rounds, own) if own and variant.task.get("kind") != "matmul" else None,
+        "peak_rss_mib": each.peak_rss / 2**20,
+        "fraction_of_peak": _flops_per_second(each) / peak if peak and variant.flops_per_token else None,
+        "gflops": _flops_per_second(each) / 1e9 if variant.flops_per_token else None,
+        "rounds": [taken._asdict() for taken in each.rounds],
+    }
+    return row | ({"results": each.results} if each.results else {})
+
+
+def _flops_per_second(each: Measured) -> float:
+    return (each.variant.flops_per_token or 0.0) * summarise(each.rounds).tokens_per_second
