@@ -4,7 +4,7 @@ python benchmarks/step_profile.py [ROUNDS] [D_SAE ...]     variants alternate in
 
 Processor time of one thread, so that other work on the machine matters little. The allocator is set from outside:
 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 keeps freed memory.
-Activations are made: rank falls off, latents are heavy-tailed, 48 of 4,096 directions a token. Untimed steps come first.
+Activations are made: rank falls off, latents are heavy-tailed, 48 of 4,096 directions a token. One untimed step first.
 """
 
 import sys
@@ -48,6 +48,12 @@ def made_activations(n_tokens: int) -> Tensor:
     return x * (D_IN**0.5 / x.norm(dim=1).mean())
 
 
+def made_job_spec(config: SAEConfig, *, n_steps: int, batch_size: int, dead_after_tokens: int) -> JobSpec:
+    """A job on unscaled rows of one domain."""
+    optimiser = OptimiserConfig(dead_after_tokens=dead_after_tokens)
+    return JobSpec("job", "made", Direct(), config.label, "", 0, optimiser, 1.0, 1.0, n_steps, batch_size)
+
+
 def make_job(config: SAEConfig, x: Tensor, *, share_dead: float = 0.0) -> Job:
     """A job whose SAE fires on about K latents a token; a share of them counts as dead for good."""
     sae = config.build(D_IN, generator=torch.Generator().manual_seed(0))
@@ -60,9 +66,7 @@ def make_job(config: SAEConfig, x: Tensor, *, share_dead: float = 0.0) -> Job:
         sae.set_tensors({name: (-height).expand(sae.d_sae)})
     if isinstance(config, JumpReLUConfig):
         sae.set_tensors({"threshold": height.expand(sae.d_sae)})
-    alive = OptimiserConfig(dead_after_tokens=10**9)
-    spec = JobSpec("step", "made", Direct(), type(config).__name__, config.label, 0, alive, 1.0, 1.0, 10**6, BATCH)
-    job = Job(spec, sae)
+    job = Job(made_job_spec(config, n_steps=10**6, batch_size=BATCH, dead_after_tokens=10**9), sae)
     job.firing.tokens_since_fired[: int(share_dead * sae.d_sae)] = 2 * 10**9
     return job
 

@@ -70,7 +70,9 @@ class Job:
             parameter.requires_grad_(parameter.requires_grad and name not in spec.method.frozen)
         self.parameters = trained
         self.optimiser = torch.optim.Adam(trained, lr=spec.optimiser.lr.peak, betas=(0.9, 0.999), fused=True)
-        self.firing = Firing(sae.d_sae, dead_after_tokens=spec.optimiser.dead_after_tokens)
+        self.device = sae.W_enc.device
+        "Where the SAE lies: its optimiser, counts and batches lie there too."
+        self.firing = Firing(sae.d_sae, dead_after_tokens=spec.optimiser.dead_after_tokens, device=self.device)
         self.step_index = 0
         self.n_tokens = 0
         self.n_active = 0.0
@@ -90,6 +92,7 @@ class Job:
         x, target = (batch.x, spec.method.target(batch)) if whole else (batch.x[rows], spec.method.target(batch)[rows])
         n_warmup = round(spec.optimiser.sparsity_warmup_fraction * spec.n_steps)
         state = StepState(sparsity_scale=warmup(self.step_index, n_warmup), dead=self.firing.dead)
+        x, target = x.to(self.device), target.to(self.device)
         result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
         total = result.terms.total
         # One wait for the device per step: all that is logged, in one transfer, before anything changes.
@@ -133,9 +136,9 @@ class Job:
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors |= {f"firing.{name}": tensor for name, tensor in self.firing.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+            tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
         counters = [self.step_index, self.n_tokens, self.n_active, self.seconds]
-        tensors["counters"] = torch.tensor(counters, dtype=torch.float64)
+        tensors["counters"] = torch.tensor(counters, dtype=torch.float64, device="cpu")
         return tensors
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
