@@ -12,9 +12,14 @@ from fovea.sae.batch_topk import BatchTopKConfig, BatchTopKSAE
 from fovea.sae.gated import GatedSAE
 from fovea.sae.jumprelu import THRESHOLD_GAIN, JumpReLUConfig, JumpReLUSAE
 from fovea.sae.relu import ReLUSAE
-from fovea.sae.sparse import select_batch_topk, select_topk
 from fovea.sae.topk import TopKConfig, TopKSAE
 from tests.sae.cases import BIASES, D_IN, D_SAE, N_TOKENS, build, generator, rows, state, train
+
+
+@pytest.fixture(params=["dense", "entries"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force one of the two ways in which relu, gated and jumprelu compute their loss."""
+    monkeypatch.setattr("fovea.sae.select.SPARSE_UP_TO", {"dense": -1.0, "entries": 1.0}[request.param])
 
 
 def doubled(sae: SAE) -> dict[str, Tensor]:
@@ -79,8 +84,7 @@ def test_every_path_of_auxk_gives_the_same_gradients(
     sae, x, now = build(name), rows(), state(n_dead=n_dead)
     assert isinstance(sae, TopKSAE | BatchTopKSAE)
     at = competition(sae, sae.b_enc, x, compute_dtype="float32")
-    code = (select_topk if name == "topk" else select_batch_topk)(at.x_centred, at.encoder, sae.k)
-    fast, dense = (step(sae, code, at, target=x, state=now, how=Objective(0.5, dense)) for dense in (False, True))
+    fast, dense = (step(sae, sae.select, at, target=x, state=now, how=Objective(0.5, dense)) for dense in (False, True))
     for key in ("mse", "auxk"):
         assert fast.terms.terms[key].item() == pytest.approx(dense.terms.terms[key].item(), rel=1e-5)
     pairs = zip(
@@ -91,6 +95,7 @@ def test_every_path_of_auxk_gives_the_same_gradients(
     assert torch.equal(fast.fired, dense.fired)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("name", ["relu", "relu_unit"])
 def test_the_relu_loss_is_mse_and_l1_times_free_decoder_lengths(name: str, bias: str) -> None:
@@ -106,6 +111,7 @@ def test_the_relu_loss_is_mse_and_l1_times_free_decoder_lengths(name: str, bias:
     assert_equal_gradients(sae, sae.loss(x, x, state(sparsity_scale=0.6)), leaves, terms)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("name", ["gated", "gated_free"])
 def test_the_gated_loss_is_mse_l1_on_the_gate_and_an_auxiliary_mse(name: str, bias: str) -> None:
@@ -136,6 +142,7 @@ def test_the_auxiliary_term_of_the_paper_leaves_the_decoder_alone() -> None:
         assert all((gradient is not None) == moves for gradient in gradients)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("name", ["jumprelu", "jumprelu_free"])
 def test_jumprelu_gradients_are_the_papers_straight_through_estimates(name: str, bias: str) -> None:

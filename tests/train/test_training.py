@@ -10,6 +10,7 @@ from fovea.methods.direct import Direct
 from fovea.methods.finetune import Finetune
 from fovea.methods.mix import Mix
 from fovea.methods.ssae import SSAE
+from fovea.sae.base import StepState
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import LoadedSAE, SAEMetadata, load_sae, save_sae
 from fovea.sae.frozen import FrozenSAE
@@ -156,6 +157,30 @@ def test_a_loss_that_is_not_a_number_stops_with_the_weights_of_the_last_good_ste
     with pytest.raises(NonFiniteLossError, match="lower its learning rate"):
         job.step(broken)
     torch.testing.assert_close(dict(job.sae.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.kind)
+def test_a_step_is_that_of_adam_on_clipped_gradients(architecture):
+    job, plain = make_job(architecture=architecture), make_job(architecture=architecture).sae
+    adam = torch.optim.Adam(plain.parameters(), lr=1.0, fused=False, foreach=False)
+    stream = make_stream(planted())
+    for step in range(8):
+        batch = stream.next()
+        result = plain.loss(
+            batch.x * job.spec.scale_in, batch.x * job.spec.scale_out, StepState(warmup(step, 1), job.firing.dead)
+        )
+        adam.param_groups[0]["lr"] = learning_rate(job.spec.optimiser.lr, step, job.spec.n_steps)
+        adam.zero_grad()
+        result.terms.total.backward()
+        plain.project_decoder_gradient()
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), job.spec.optimiser.clip_norm)
+        assert step or norm > 2 * job.spec.optimiser.clip_norm, "nothing to clip: the test shows nothing"
+        adam.step()
+        plain.normalise_decoder()
+        plain.after_step(result)
+        job.step(batch)
+    for name, tensor in plain.named_parameters():
+        torch.testing.assert_close(job.sae.get_parameter(name), tensor, rtol=1e-4, atol=2e-5, msg=name)
 
 
 def test_a_damaged_checkpoint_is_said_and_not_used(tmp_path):

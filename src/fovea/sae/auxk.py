@@ -7,6 +7,7 @@ Source: Gao et al. 2024 (arXiv 2406.04093), section A.2. The error is the target
 fit what is left of the residual, not of x.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,12 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fovea.sae.base import SAE, ComputeDtype, LossTerms, StepResult, StepState
-from fovea.sae.encoder import Encoder, trained_product
-from fovea.sae.sparse import Parts, SparseCode, dense_reconstruct, reconstruct, select_dead
+from fovea.sae.encoder import Encoder, known_product
+from fovea.sae.select import Dead, Selection, only_dense, top_of_rows
+from fovea.sae.sparse import ByLatent, Parts, SparseCode, dense_reconstruct, entry_pre, join, rebuild
 from fovea.sae.terms import mse
 
 DENSE_UP_TO = 6
 "AuxK takes dense products while no more than so many times k_aux latents are dead (measured on two CPUs)."
+
+Select = Callable[[Float[Tensor, "tokens d_in"], Encoder, Dead | None], Selection]
+"How an architecture chooses latents."
 
 
 class Competition(NamedTuple):
@@ -51,21 +56,23 @@ class Objective(NamedTuple):
 
 def step(
     sae: SAE,
-    code: SparseCode,
+    select: Select,
     at: Competition,
     *,
     target: Float[Tensor, "tokens d_in"],
     state: StepState,
     how: Objective,
 ) -> StepResult:
-    """mse and AuxK of one batch, given which latents are active."""
-    rebuild = dense_reconstruct if how.dense else reconstruct
-    x_hat = rebuild(code, at.x_centred, at.parts) + sae.b_dec
-    terms = {"mse": mse(x_hat, target)}
+    """mse and AuxK of one batch."""
+    how = how._replace(dense=how.dense or only_dense())
     dead = state.dead.nonzero().squeeze(1)
-    if how.aux_weight and len(dead):
-        error_hat = _from_dead(at, dead, max(1, sae.d_in // 2), how)
-        terms["auxk"] = how.aux_weight * mse(error_hat, (target - x_hat).detach())
+    ask = _ask(sae, dead, how)
+    with torch.no_grad():
+        code, of_dead = select(at.x_centred, at.encoder, ask)
+    x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, sae.b_dec)
+    terms = {"mse": mse(x_hat, target)}
+    if error_hat is not None:
+        terms["auxk"] = how.aux_weight * mse(error_hat, target - x_hat.detach())
     counts = code.counts()
     smallest = code.values.min() if len(code.values) else code.values.new_tensor(float("nan"))
     return StepResult(
@@ -77,20 +84,59 @@ def step(
     )
 
 
-def _from_dead(
-    at: Competition, dead: Int[Tensor, " d_dead"], k_aux: int, how: Objective
-) -> Float[Tensor, "tokens d_in"]:
-    """What the k_aux largest positive pre-activations of dead latents on each token would add to the reconstruction.
+def _ask(sae: SAE, dead: Int[Tensor, " d_dead"], how: Objective) -> Dead | None:
+    """The k_aux largest positive pre-activations of dead latents on each token rebuild the error.
 
     Few dead latents are nearly all chosen, so dense products are cheaper; many are not.
     """
-    if how.dense or len(dead) > DENSE_UP_TO * k_aux:
-        code = select_dead(at.x_centred, at.encoder, dead, k_aux=min(k_aux, len(dead)))
-        return (dense_reconstruct if how.dense else reconstruct)(code, at.x_centred, at.parts)
-    W_enc, b_enc = at.parts.W_enc.index_select(1, dead), at.parts.b_enc[dead]
-    dtype = at.encoder.compute_dtype
-    latents = trained_product(at.x_centred, W_enc, b_enc, pre_bias=at.parts.pre_bias, compute_dtype=dtype).relu()
+    if not (how.aux_weight and len(dead)):
+        return None
+    k_aux = min(k_aux_for(sae.d_in), len(dead))
+    return Dead(dead, k_aux if how.dense or len(dead) > DENSE_UP_TO * k_aux else None)
+
+
+def k_aux_for(d_in: int) -> int:
+    """Dead latents that may rebuild the error of a token."""
+    return max(1, d_in // 2)
+
+
+def _rebuilt(
+    at: Competition, code: SparseCode, of_dead: SparseCode | Tensor | None, dead: Tensor, b_dec: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """x_hat and e_hat; where both come from codes, from one, so that each weight gradient is gathered once."""
+    n = code.n_tokens
+    whole = join(code, of_dead) if isinstance(of_dead, SparseCode) else code
+    by_latent = ByLatent(whole)
+    values = entry_pre(by_latent, at.x_centred, at.parts)
+    if isinstance(of_dead, SparseCode):
+        both = rebuild(by_latent, values, at.parts.W_dec, b_dec=None)
+        return both[:n] + b_dec, both[n:]
+    x_hat = rebuild(by_latent, values, at.parts.W_dec, b_dec=b_dec)
+    return x_hat, None if of_dead is None else _from_few_dead(at, of_dead, dead)
+
+
+def _from_few_dead(
+    at: Competition, pre: Float[Tensor, "tokens d_dead"], dead: Int[Tensor, " d_dead"]
+) -> Float[Tensor, "tokens d_in"]:
+    """What dead latents would add to the reconstruction, by dense products with their weights alone."""
+    k_aux = k_aux_for(at.x_centred.shape[1])
+    kept = pre > 0
     if len(dead) > k_aux:
-        cut = latents.detach().topk(k_aux, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        latents = torch.where(latents >= cut, latents, 0.0)
+        kept &= pre >= top_of_rows(pre, k_aux).values.amin(dim=1, keepdim=True)
+    W_enc, b_enc = at.parts.W_enc.T.index_select(0, dead).T, at.parts.b_enc.index_select(0, dead)
+    latents = torch.where(
+        kept, known_product(pre, at.x_centred, W_enc=W_enc, b_enc=b_enc, pre_bias=at.parts.pre_bias), 0.0
+    )
     return latents @ at.parts.W_dec.index_select(0, dead)
+
+
+def _dense_rebuilt(
+    at: Competition, code: SparseCode, of_dead: SparseCode | Tensor | None, dead: Tensor, b_dec: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The reference of `_rebuilt`."""
+    del dead
+    x_hat = dense_reconstruct(code, at.x_centred, at.parts) + b_dec
+    if of_dead is None:
+        return x_hat, None
+    assert isinstance(of_dead, SparseCode)
+    return x_hat, dense_reconstruct(of_dead, at.x_centred, at.parts)

@@ -109,7 +109,7 @@ class SAE(nn.Module, ABC):
         self.d_in, self.d_sae = weights.W_enc.shape
         _check_shapes(weights)
         self.unit_decoder = unit_decoder
-        self.W_enc = nn.Parameter(_copy(weights.W_enc))
+        self.W_enc = nn.Parameter(_copy(weights.W_enc.T).T)  # latent-major in memory: fovea.sae.encoder
         self.W_dec = nn.Parameter(_copy(weights.W_dec))
         self.has_output_bias = weights.b_dec is not None
         if weights.b_dec is None:

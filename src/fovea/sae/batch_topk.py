@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.encoder import Encoder
 from fovea.sae.jumprelu import JumpReLUSAE
-from fovea.sae.sparse import select_batch_topk
+from fovea.sae.select import Dead, Selection, select_batch_topk
 from fovea.sae.terms import AUX_WEIGHT
 from fovea.sae.topk import check_k
 
@@ -82,8 +83,11 @@ class BatchTopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        code = select_batch_topk(at.x_centred, at.encoder, self.k)
-        return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
+        return step(self, self.select, at, target=target, state=state, how=Objective(self.config.aux_weight))
+
+    def select(self, x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, dead: Dead | None) -> Selection:
+        """The latents that compete and win."""
+        return select_batch_topk(x_centred, encoder, self.k, dead=dead)
 
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:

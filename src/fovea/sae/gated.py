@@ -12,13 +12,14 @@ the L1 term, and an auxiliary decoder that is not frozen, reproduce the code of 
 """
 
 import copy
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from fovea.sae.active import Active, active
 from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import trained_pre
 from fovea.sae.terms import l1, mse
@@ -54,6 +55,17 @@ class GatedConfig(SAEConfig):
         return GatedSAE(weights, self)
 
 
+class Rebuilt(NamedTuple):
+    """What both paths of the loss give."""
+
+    x_hat: Float[Tensor, "tokens d_in"]
+    x_hat_of_gate: Float[Tensor, "tokens d_in"]
+    "What ReLU(gate) rebuilds."
+    penalty: Float[Tensor, ""]
+    n_fired: Num[Tensor, " d_sae"]
+    "Tokens on which each latent fires."
+
+
 class GatedSAE(SAE):
     """Sparse autoencoder with separate gate and magnitude.
 
@@ -82,21 +94,45 @@ class GatedSAE(SAE):
         """mse + L1 on the gate + auxiliary mse through the gate."""
         config = self.config
         assert config is not None, "an SAE loaded for inference has no objective; build it from a GatedConfig"
+        norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
+        no_bias = torch.zeros_like(self.b_gate)
+        few = active(self, x, no_bias, floor=-self.b_gate, compute_dtype=config.compute_dtype)
+        rebuilt = self._by_products(x, norms, config) if few is None else self._by_entries(few, norms, config)
+        terms = {"mse": mse(rebuilt.x_hat, target)}
+        if config.l1:
+            terms["l1"] = state.sparsity_scale * config.l1 * rebuilt.penalty
+        terms["aux"] = mse(rebuilt.x_hat_of_gate, target)
+        n_fired = rebuilt.n_fired
+        return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), rebuilt.x_hat.detach(), {})
+
+    def _by_products(
+        self, x: Float[Tensor, "tokens {self.d_in}"], norms: Float[Tensor, " d_sae"] | None, config: GatedConfig
+    ) -> "Rebuilt":
+        """Dense: the reference, and faster while many gates are open."""
         product = trained_pre(self, x, torch.zeros_like(self.b_gate), compute_dtype=config.compute_dtype)
         gate = product + self.b_gate
-        latents = self._magnitude(product, gate)
-        x_hat = latents @ self.W_dec + self.b_dec
-        open_gate = gate.relu()
-        W_dec, b_dec = (
-            (self.W_dec.detach(), self.b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, self.b_dec)
+        latents, open_gate = self._magnitude(product, gate), gate.relu()
+        W_dec, b_dec = self._aux_decoder(config)
+        return Rebuilt(
+            latents @ self.W_dec + self.b_dec,
+            open_gate @ W_dec + b_dec,
+            l1(open_gate, norms),
+            (latents.detach() > 0).sum(dim=0),
         )
-        norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
-        terms = {"mse": mse(x_hat, target)}
-        if config.l1:
-            terms["l1"] = state.sparsity_scale * config.l1 * l1(open_gate, norms)
-        terms["aux"] = mse(open_gate @ W_dec + b_dec, target)
-        n_fired = (latents.detach() > 0).sum(dim=0)
-        return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
+
+    def _by_entries(self, few: Active, norms: Float[Tensor, " d_sae"] | None, config: GatedConfig) -> "Rebuilt":
+        """On the open gates alone."""
+        open_gate = few.pre + few.of_latent(self.b_gate)
+        latents = (few.pre * few.of_latent(self.r_mag.exp()) + few.of_latent(self.b_mag)).relu()
+        return Rebuilt(
+            few.rebuild(latents, self.W_dec, self.b_dec),
+            few.rebuild(open_gate, *self._aux_decoder(config)),
+            few.mean_sum(open_gate if norms is None else open_gate * few.of_latent(norms)),
+            few.n_fired(latents),
+        )
+
+    def _aux_decoder(self, config: GatedConfig) -> tuple[Tensor, Tensor]:
+        return (self.W_dec.detach(), self.b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, self.b_dec)
 
     def inference_form(self) -> "GatedSAE":
         """A copy: training and inference are the same."""

@@ -16,17 +16,19 @@ logarithm (0, and below after a gated SAE is stacked). `after_step` keeps them f
 import copy
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fovea.errors import ConfigError
+from fovea.sae.active import Active, active, differentiable
 from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import trained_pre
+from fovea.sae.sparse import ByLatent, part_of, per_entry, watch
 from fovea.sae.terms import dead_pre, mse, target_l0
 
 THRESHOLD_GAIN = 8.0
@@ -76,6 +78,16 @@ class JumpReLUConfig(SAEConfig):
         return max(NormalDist().inv_cdf(1.0 - self.target_l0 / d_sae), 0.1)
 
 
+class Rebuilt(NamedTuple):
+    """What both paths of the loss give."""
+
+    x_hat: Float[Tensor, "tokens d_in"]
+    l0: Float[Tensor, ""]
+    fired: Bool[Tensor, " d_sae"]
+    dead: Float[Tensor, ""] | None
+    "The pull on dead latents, not yet weighted; None if there are none."
+
+
 class JumpReLUSAE(SAE):
     """Sparse autoencoder with one threshold per latent; also the inference form of batch_topk and of stacks.
 
@@ -119,18 +131,61 @@ class JumpReLUSAE(SAE):
         """mse + target L0 + pre-activation loss on dead latents."""
         config = self.config
         assert config is not None, "an SAE loaded for inference has no objective; build it from a JumpReLUConfig"
+        # Thresholds take their gradient from the window below them too. Rounding may not lose its edge.
+        floor = (self.threshold - config.bandwidth / 2) - 1e-6 * (self.threshold.abs() + config.bandwidth)
+        few = active(self, x, self.b_enc, floor=floor, compute_dtype=config.compute_dtype)
+        dead = state.dead.nonzero().squeeze(1) if config.dead_weight else None
+        dead = None if dead is None or len(dead) == 0 else dead
+        rebuilt = self._by_products(x, dead, config) if few is None else self._by_entries(few, dead, config)
+        weight = state.sparsity_scale * config.l0_weight * self.d_in
+        terms = {"mse": mse(rebuilt.x_hat, target), "l0": weight * target_l0(rebuilt.l0, config.target_l0)}
+        if rebuilt.dead is not None:
+            terms["dead"] = config.dead_weight * rebuilt.dead
+        return StepResult(LossTerms(terms), rebuilt.fired, rebuilt.l0.detach(), rebuilt.x_hat.detach(), {})
+
+    def _by_products(
+        self, x: Float[Tensor, "tokens {self.d_in}"], dead: Int[Tensor, " d_dead"] | None, config: JumpReLUConfig
+    ) -> "Rebuilt":
+        """Dense: the reference, and faster while many latents fire."""
         pre = trained_pre(self, x, self.b_enc, compute_dtype=config.compute_dtype)
         latents: Tensor = _JumpReLU.apply(pre, self.threshold, config.bandwidth)
         steps: Tensor = _Step.apply(pre, self.threshold, config.bandwidth)
-        l0 = steps.sum() / len(x)
-        x_hat = latents @ self.W_dec + self.b_dec
-        weight = state.sparsity_scale * config.l0_weight * self.d_in
-        terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(l0, config.target_l0)}
-        if config.dead_weight and bool(state.dead.any()):
-            norms = torch.linalg.vector_norm(self.W_dec[state.dead], dim=1)
-            terms["dead"] = config.dead_weight * dead_pre(pre[:, state.dead], self.threshold[state.dead], norms)
+        term = None
+        if dead is not None:
+            term = dead_pre(pre[:, dead], self.threshold[dead], torch.linalg.vector_norm(self.W_dec[dead], dim=1))
         fired = (latents.detach() > 0).any(dim=0)
-        return StepResult(LossTerms(terms), fired, l0.detach(), x_hat.detach(), {})
+        return Rebuilt(latents @ self.W_dec + self.b_dec, steps.sum() / len(x), fired, term)
+
+    def _by_entries(self, few: Active, dead: Int[Tensor, " d_dead"] | None, config: JumpReLUConfig) -> "Rebuilt":
+        """On the pre-activations that fire, and on those that lie in the window below their threshold, alone."""
+        threshold = self.threshold.detach().index_select(0, few.code.latents)
+        fires = few.code.values > threshold.clamp_min(0.0)
+        firing = differentiable(self, part_of(few.code, fires), x_centred=few.x_centred, b_enc=self.b_enc)
+        below, width = ByLatent(part_of(few.code, ~fires)), config.bandwidth
+        values, silent = below.code.values, per_entry(self.threshold, below)
+        latents: Tensor = _JumpReLU.apply(firing.pre, firing.of_latent(self.threshold), width)
+        x_hat = firing.rebuild(latents, self.W_dec, self.b_dec)
+        x_hat = watch(x_hat, _JumpReLU.apply(values, silent, width), code=below.code, W_dec=self.W_dec)
+        steps: Tensor = _Step.apply(firing.pre, firing.of_latent(self.threshold), width)
+        l0 = firing.mean_sum(steps) + _Step.apply(values, silent, width).sum() / firing.code.n_tokens
+        term = None if dead is None else self._pull(firing, dead)
+        return Rebuilt(x_hat, l0, firing.code.counts() > 0, term)
+
+    def _pull(self, firing: Active, dead: Int[Tensor, " d_dead"]) -> Float[Tensor, ""]:
+        """`dead_pre` without the matrix of pre-activations.
+
+        The sum of threshold - pre over all tokens needs only the sum of x; the few entries that fire, for which
+        ReLU(threshold - pre) is 0, are put right one by one.
+        """
+        n, x_centred = firing.code.n_tokens, firing.x_centred
+        moved = 0.0 if self.pre_bias is None else n * (self.pre_bias.detach() - self.pre_bias)
+        x_sum = x_centred.sum(dim=0) + moved  # its value, with the gradient of a tied pre-bias
+        W_enc = self.W_enc.T.index_select(0, dead)
+        below = n * (self.threshold - self.b_enc).index_select(0, dead) - W_enc @ x_sum
+        norms = torch.linalg.vector_norm(self.W_dec.index_select(0, dead), dim=1)
+        of_all = torch.zeros_like(self.b_enc).index_copy(0, dead, norms)
+        gap = firing.of_latent(self.threshold) - firing.pre
+        return (torch.dot(below, norms) + torch.dot(gap.relu() - gap, firing.of_latent(of_all))) / n
 
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:
@@ -163,7 +218,7 @@ class _JumpReLU(torch.autograd.Function):
         (d_latents,) = grad_outputs
         pre, threshold, latents = ctx.saved_tensors
         near = (pre - threshold).abs() < ctx.bandwidth / 2
-        d_threshold = -(threshold / ctx.bandwidth) * (d_latents * near).sum(dim=0)
+        d_threshold = -(threshold / ctx.bandwidth) * (d_latents * near).sum_to_size(threshold.shape)
         return d_latents * (latents > 0), d_threshold, None
 
 
@@ -182,4 +237,4 @@ class _Step(torch.autograd.Function):
         (d_steps,) = grad_outputs
         pre, threshold = ctx.saved_tensors
         near = (pre - threshold).abs() < ctx.bandwidth / 2
-        return None, -(d_steps * near).sum(dim=0) / ctx.bandwidth, None
+        return None, -(d_steps * near).sum_to_size(threshold.shape) / ctx.bandwidth, None

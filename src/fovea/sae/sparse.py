@@ -1,28 +1,27 @@
-"""The fast exact path of topk and batch_topk: only the encoder product is dense.
+"""What follows the encoder product, on the few active latents of each token alone.
 
-    x_centred --(encoder, in chunks)--> pre --(select)--> code: (token, latent, value), a few per token
-    code --(embedding_bag)--> x_hat;   backward: d value by a sampled product, both weight gradients by one sort of the
-    code by latent and two sparse products
+    code: (token, latent, value), ordered by token
+    entry_pre:  pre-activations of the entries     backward: d W_enc by one gather per latent, d b_enc, d pre_bias
+    rebuild:    values of the entries --> x_hat    backward: d value by a sampled product, d W_dec by another gather
 
-`dense_reconstruct` is the same function written plainly; the tests hold the two together to 1e-5.
+What lies between the two (ReLU, thresholds, gates, L1) is ordinary differentiable code on the entries. The order of the
+entries by latent, which both weight gradients need, is found once. `dense_reconstruct` is the same function written
+plainly; the tests hold the two together to 1e-5.
 """
 
 import warnings
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fovea.sae.encoder import Encoder
-
-SAMPLE_ROWS = 256
-"Rows from which BatchTopK guesses its threshold; the guess affects time only, never the result."
-
+from fovea.sae import kernels
 
 with warnings.catch_warnings():
-    # torch says once per process that CSR tensors are in beta; the two products used here are held by tests.
+    # torch says once per process that CSR tensors are in beta; the product used here is held by tests.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0), (1, 1))
 
@@ -34,8 +33,9 @@ class SparseCode(NamedTuple):
     "Token t owns entries offsets[t] to offsets[t + 1]."
     tokens: Int[Tensor, " entries"]
     latents: Int[Tensor, " entries"]
+    "Each at most once in a token, in no order."
     values: Float[Tensor, " entries"]
-    "Above zero; no gradient."
+    "No gradient."
     d_sae: int
 
     @property
@@ -53,61 +53,52 @@ class SparseCode(NamedTuple):
         return latents.index_put_((self.tokens, self.latents), self.values)
 
 
-def select_topk(x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, k: int) -> SparseCode:
-    """The k largest pre-activations of each token, where positive. Equal values: the choice of torch.topk."""
-    d_sae = encoder.W.shape[1]
-    tops = [pre.topk(k, dim=1, sorted=False) for pre in encoder.chunks(x_centred)]
-    latents, order = torch.cat([top.indices for top in tops]).sort(dim=1)
-    values = torch.cat([top.values for top in tops]).gather(1, order)
-    return _ragged(latents, values, d_sae)
-
-
-def select_batch_topk(x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, k: int) -> SparseCode:
-    """The tokens * k largest pre-activations of the batch, where positive. Equal values: the first token and latent.
-
-    A threshold guessed from a sample of rows leaves few candidates, among which the exact choice is made; if it left
-    fewer than tokens * k, all positive pre-activations are candidates.
-    """
-    n_kept = k * len(x_centred)
-    guess = _guess_threshold(x_centred, encoder, k)
-    flat, values = _above(x_centred, encoder, guess)
-    if len(flat) < n_kept and guess > 0:
-        flat, values = _above(x_centred, encoder, 0.0)
-    if len(flat) > n_kept:
-        kept = _exactly_largest(values, n_kept)
-        flat, values = flat[kept], values[kept]
-    d_sae = encoder.W.shape[1]
-    tokens = flat // d_sae
-    return _code(tokens, flat - tokens * d_sae, values, len(x_centred), d_sae)
-
-
-def select_dead(
-    x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, dead: Int[Tensor, " d_dead"], *, k_aux: int
+def code_of(
+    tokens: Int[Tensor, " entries"],
+    latents: Int[Tensor, " entries"],
+    values: Float[Tensor, " entries"],
+    *,
+    n_tokens: int,
+    d_sae: int,
 ) -> SparseCode:
-    """The k_aux largest pre-activations of the dead latents on each token, where positive."""
-    part = Encoder(encoder.W[:, dead], encoder.b[dead], encoder.compute_dtype)
-    code = select_topk(x_centred, part, k_aux)
-    return code._replace(latents=dead[code.latents], d_sae=encoder.W.shape[1])
+    """Entries that are ordered by token, as a code."""
+    offsets = _offsets(torch.bincount(tokens, minlength=n_tokens))
+    return SparseCode(offsets, tokens, latents, values, d_sae)
 
 
 def sparse_code(latents: Float[Tensor, "tokens d_sae"]) -> SparseCode:
     """The positive entries of a matrix of latents."""
     n_tokens, d_sae = latents.shape
-    flat = (latents > 0).flatten().nonzero().squeeze(1)
+    flat = true_positions(latents > 0)
     tokens = flat // d_sae
-    return _code(tokens, flat - tokens * d_sae, latents.flatten()[flat], n_tokens, d_sae)
+    values = latents.flatten()[flat]
+    return code_of(tokens, flat - tokens * d_sae, values, n_tokens=n_tokens, d_sae=d_sae)
+
+
+def join(code: SparseCode, other: SparseCode) -> SparseCode:
+    """Two codes of the same tokens as one of twice as many: token n + t is token t of `other`."""
+    return SparseCode(
+        torch.cat([code.offsets, other.offsets[1:] + len(code.values)]),
+        torch.cat([code.tokens, other.tokens + code.n_tokens]),
+        torch.cat([code.latents, other.latents]),
+        torch.cat([code.values, other.values]),
+        code.d_sae,
+    )
+
+
+def true_positions(mask: Bool[Tensor, "rows columns"]) -> Int[Tensor, " found"]:
+    """Flat positions of True, ascending. Where few are, eight are passed over at a time."""
+    flat = mask.flatten()
+    if flat.numel() % 8:
+        return flat.nonzero().squeeze(1)
+    words = flat.view(torch.int64).nonzero().squeeze(1)
+    within = flat.view(len(flat) // 8, 8).index_select(0, words).flatten().nonzero().squeeze(1)
+    return words[within >> 3] * 8 + (within & 7)
 
 
 def decode(code: SparseCode, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "tokens d_in"]:
     """Sum of value times decoder row over the active latents of each token; no bias, no gradient."""
-    return torch.nn.functional.embedding_bag(
-        code.latents,
-        W_dec.detach(),
-        code.offsets,
-        mode="sum",
-        per_sample_weights=code.values,
-        include_last_offset=True,
-    )
+    return _gather(code.offsets, code.latents, code.values, W_dec.detach())
 
 
 class Parts(NamedTuple):
@@ -119,16 +110,100 @@ class Parts(NamedTuple):
     pre_bias: Float[Tensor, " d_in"] | None
 
 
-def reconstruct(
-    code: SparseCode, x_centred: Float[Tensor, "tokens d_in"], parts: Parts
-) -> Float[Tensor, "tokens d_in"]:
-    """`decode(code)` with gradients for W_enc, b_enc, W_dec and the pre-bias; none for x or the choice of latents.
+class ByLatent:
+    """The entries of a code in the order of their latents; found when first asked for."""
+
+    def __init__(self, code: SparseCode) -> None:
+        self.code = code
+
+    @cached_property
+    def order(self) -> Int[Tensor, " entries"]:
+        """Position in the code of each entry."""
+        return self.code.latents.int().sort(stable=True).indices
+
+    @cached_property
+    def offsets(self) -> Int[Tensor, " d_sae_plus_1"]:
+        """Where each latent's entries begin."""
+        return _offsets(self.code.counts())
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, " entries"]:
+        """Token of each entry."""
+        return self.code.tokens[self.order]
+
+    def gather(
+        self, values: Float[Tensor, " entries"], rows: Float[Tensor, "tokens d_in"]
+    ) -> Float[Tensor, "d_sae d_in"]:
+        """Per latent, the sum of value times the row of the entry's token."""
+        tokens = self.tokens if len(rows) == self.code.n_tokens else self.tokens % len(rows)
+        return _gather(self.offsets, tokens, values[self.order], rows)
+
+    def sums(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
+        """Per latent, the sum of values. In a fixed order on every device."""
+        if values.device.type == "cpu":
+            return torch.bincount(self.code.latents, values, minlength=self.code.d_sae).to(values.dtype)  # of none: int
+        return torch.segment_reduce(values[self.order], "sum", offsets=self.offsets)
+
+
+def entry_pre(by_latent: ByLatent, x_centred: Float[Tensor, "tokens d_in"], parts: Parts) -> Float[Tensor, " entries"]:
+    """The code's values as pre-activations: gradients for W_enc, b_enc and the pre-bias; none for x or the choice.
 
     Args:
         x_centred: x - pre_bias, without gradient: its part through the pre-bias is computed here.
     """
-    x_hat: Tensor = _Reconstruct.apply(code, x_centred.detach(), parts.pre_bias, parts.W_enc, parts.b_enc, parts.W_dec)
+    values: Tensor = _EntryPre.apply(
+        by_latent.code.values, by_latent, x_centred, parts.pre_bias, parts.W_enc, parts.b_enc
+    )
+    return values
+
+
+def rebuild(
+    by_latent: ByLatent,
+    values: Float[Tensor, " entries"],
+    W_dec: Float[Tensor, "d_sae d_in"],
+    *,
+    b_dec: Float[Tensor, " d_in"] | None,
+) -> Float[Tensor, "tokens d_in"]:
+    """`decode` of the code's places with these values, plus b_dec; gradients for values, W_dec and b_dec."""
+    x_hat: Tensor = _Rebuild.apply(values, W_dec, b_dec, by_latent)
     return x_hat
+
+
+def watch(
+    x_hat: Float[Tensor, "tokens d_in"],
+    silent: Float[Tensor, " entries"],
+    *,
+    code: SparseCode,
+    W_dec: Float[Tensor, "d_sae d_in"],
+) -> Float[Tensor, "tokens d_in"]:
+    """`x_hat` as it is, with the gradient that each entry of `code` would get as a latent of it.
+
+    Args:
+        silent: The entries as latents: zeros, which add nothing.
+    """
+    watched: Tensor = _Watch.apply(x_hat, silent, code, W_dec.detach())
+    return watched
+
+
+def part_of(code: SparseCode, mask: Bool[Tensor, " entries"]) -> SparseCode:
+    """The code's entries where `mask` is True."""
+    chosen = mask.nonzero().squeeze(1)
+    tokens, latents, values = (tensor[chosen] for tensor in (code.tokens, code.latents, code.values))
+    return code_of(tokens, latents, values, n_tokens=code.n_tokens, d_sae=code.d_sae)
+
+
+def per_entry(vector: Float[Tensor, " d_sae"], by_latent: ByLatent) -> Float[Tensor, " entries"]:
+    """The value that each entry's latent has in `vector`, with its gradient."""
+    values: Tensor = _PerEntry.apply(vector, by_latent)
+    return values
+
+
+def reconstruct(
+    code: SparseCode, x_centred: Float[Tensor, "tokens d_in"], parts: Parts
+) -> Float[Tensor, "tokens d_in"]:
+    """`decode(code)` with gradients for W_enc, b_enc, W_dec and the pre-bias."""
+    by_latent = ByLatent(code)
+    return rebuild(by_latent, entry_pre(by_latent, x_centred, parts), parts.W_dec, b_dec=None)
 
 
 def dense_reconstruct(
@@ -142,109 +217,98 @@ def dense_reconstruct(
     return torch.where(active, x_centred @ parts.W_enc + parts.b_enc, 0.0) @ parts.W_dec
 
 
-class _Reconstruct(torch.autograd.Function):
+class _EntryPre(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        code: SparseCode,
+        values: Tensor,
+        by_latent: ByLatent,
         x_centred: Tensor,
         pre_bias: Tensor | None,
         W_enc: Tensor,
         b_enc: Tensor,
-        W_dec: Tensor,
     ) -> Tensor:
         del pre_bias, b_enc
-        ctx.code = code
-        ctx.save_for_backward(x_centred, W_enc, W_dec)
-        return decode(code, W_dec)
+        ctx.by_latent = by_latent
+        ctx.save_for_backward(x_centred, W_enc)
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_values,) = grad_outputs
+        x_centred, W_enc = ctx.saved_tensors
+        by_latent: ByLatent = ctx.by_latent
+        _, _, _, needs_pre_bias, needs_W_enc, _ = ctx.needs_input_grad
+        d_b = by_latent.sums(d_values)
+        d_W_enc = by_latent.gather(d_values, x_centred).T if needs_W_enc else None
+        d_pre_bias = -(W_enc @ d_b) if needs_pre_bias else None
+        return None, None, None, d_pre_bias, d_W_enc, d_b
+
+
+class _Rebuild(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor | None, by_latent: ByLatent) -> Tensor:
+        ctx.by_latent = by_latent
+        ctx.save_for_backward(values, W_dec)
+        x_hat = _gather(by_latent.code.offsets, by_latent.code.latents, values, W_dec.detach())
+        return x_hat if b_dec is None else x_hat.add_(b_dec)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (d_x_hat,) = grad_outputs
-        code: SparseCode = ctx.code
-        x_centred, W_enc, W_dec = ctx.saved_tensors
-        _, _, needs_pre_bias, needs_W_enc, _, needs_W_dec = ctx.needs_input_grad
-        d_values = _sampled_product(code, d_x_hat, W_dec)
-        d_b = torch.bincount(code.latents, d_values, minlength=code.d_sae)
-        by_latent = _by_latent(code)
-        d_W_enc = by_latent.gather(d_values, x_centred).T if needs_W_enc else None
-        d_W_dec = by_latent.gather(code.values, d_x_hat) if needs_W_dec else None
-        d_pre_bias = -(W_enc @ d_b) if needs_pre_bias else None
-        return None, None, d_pre_bias, d_W_enc, d_b, d_W_dec
+        values, W_dec = ctx.saved_tensors
+        needs_values, needs_W_dec, needs_b_dec, _ = ctx.needs_input_grad
+        d_values = _sampled_product(ctx.by_latent.code, d_x_hat, W_dec) if needs_values else None
+        d_W_dec = ctx.by_latent.gather(values, d_x_hat) if needs_W_dec else None
+        return d_values, d_W_dec, d_x_hat.sum(dim=0) if needs_b_dec else None, None
 
 
-class _ByLatent(NamedTuple):
-    """The entries of a code sorted by latent."""
+class _Watch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_hat: Tensor, silent: Tensor, code: SparseCode, W_dec: Tensor) -> Tensor:
+        del silent
+        ctx.code = code
+        ctx.save_for_backward(W_dec)
+        return x_hat.view_as(x_hat)
 
-    order: Tensor
-    offsets: Tensor
-    tokens: Tensor
-    n_tokens: int
-
-    def gather(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Per latent, the sum of value times the row of the entry's token [d_sae d_in]."""
-        size = (len(self.offsets) - 1, self.n_tokens)
-        matrix = torch.sparse_csr_tensor(self.offsets, self.tokens, values[self.order], size, check_invariants=False)
-        return matrix @ rows
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_x_hat,) = grad_outputs
+        (W_dec,) = ctx.saved_tensors
+        return d_x_hat, _sampled_product(ctx.code, d_x_hat, W_dec), None, None
 
 
-def _by_latent(code: SparseCode) -> _ByLatent:
-    order = code.latents.int().sort(stable=True).indices
-    return _ByLatent(order, _offsets(code.counts()), code.tokens[order], code.n_tokens)
+class _PerEntry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, by_latent: ByLatent) -> Tensor:
+        ctx.by_latent = by_latent
+        return vector.index_select(0, by_latent.code.latents)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.by_latent.sums(grad_outputs[0]), None
+
+
+def _gather(offsets: Tensor, indices: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+    """Per group, the sum of value times the row at index [groups d_in]: no copy of a row, groups side by side."""
+    if kernels.usable(rows):
+        return kernels.gather(offsets, indices, values, rows=rows)
+    return torch.nn.functional.embedding_bag(
+        indices, rows, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+    )
 
 
 def _sampled_product(code: SparseCode, rows: Tensor, W_dec: Tensor) -> Tensor:
     """Per entry, the inner product of its token's row and its latent's decoder row."""
+    if kernels.usable(rows):
+        return kernels.sampled_product(code.tokens, code.latents, left_rows=rows, right_rows=W_dec)
     size = (code.n_tokens, code.d_sae)
     pattern = torch.sparse_csr_tensor(code.offsets, code.latents, code.values, size, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, rows, W_dec.T, beta=0.0).values()
-
-
-def _guess_threshold(x_centred: Tensor, encoder: Encoder, k: int) -> float:
-    """A value that somewhat more than k pre-activations per token exceed; 0 when guessing would not pay."""
-    n_rows, d_sae = len(x_centred), encoder.W.shape[1]
-    if n_rows < 4 * SAMPLE_ROWS:
-        return 0.0
-    pre = encoder.pre(x_centred[:: n_rows // SAMPLE_ROWS])
-    rank = min(round(1.25 * k * len(pre)), pre.numel())
-    return (
-        float(pre.flatten().kthvalue(pre.numel() - rank + 1).values.clamp_min(0.0)) if rank < len(pre) * d_sae else 0.0
-    )
-
-
-def _above(x_centred: Tensor, encoder: Encoder, threshold: float) -> tuple[Tensor, Tensor]:
-    """Flat index (token * d_sae + latent), ascending, and value of every pre-activation above `threshold`."""
-    flats: list[Tensor] = []
-    values: list[Tensor] = []
-    start = 0
-    for pre in encoder.chunks(x_centred):
-        flat = (pre > threshold).flatten().nonzero().squeeze(1)
-        values.append(pre.flatten()[flat])
-        flats.append(flat + start)
-        start += pre.numel()
-    return torch.cat(flats), torch.cat(values)
-
-
-def _exactly_largest(values: Tensor, n: int) -> Tensor:
-    """Mask of the n largest values; of those equal to the smallest kept one, the first in order."""
-    cut = values.kthvalue(len(values) - n + 1).values
-    kept = values > cut
-    tied = (values == cut).nonzero().squeeze(1)
-    kept[tied[: n - int(kept.sum())]] = True
-    return kept
-
-
-def _ragged(latents: Tensor, values: Tensor, d_sae: int) -> SparseCode:
-    """The positive entries of a rectangular choice [tokens k]."""
-    n_tokens, k = latents.shape
-    positive = (values > 0).flatten().nonzero().squeeze(1)
-    return _code(positive // k, latents.flatten()[positive], values.flatten()[positive], n_tokens, d_sae)
-
-
-def _code(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens: int, d_sae: int) -> SparseCode:
-    offsets = _offsets(torch.bincount(tokens, minlength=n_tokens))
-    return SparseCode(offsets, tokens, latents, values, d_sae)
 
 
 def _offsets(counts: Tensor) -> Tensor:

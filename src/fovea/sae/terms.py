@@ -3,17 +3,21 @@
 All squared errors are sums over d_in and means over tokens, in the (scaled) units of the target.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 AUX_WEIGHT = 1 / 32
 "Weight of AuxK against mse (arXiv 2406.04093, section A.2)."
 
 
 def mse(x_hat: Float[Tensor, "tokens d_in"], target: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
-    """Squared error, summed over d_in, mean over tokens."""
-    return (x_hat - target).square().sum(dim=1).mean()
+    """Squared error, summed over d_in, mean over tokens. No gradient for the target."""
+    term: Tensor = _MSE.apply(x_hat, target)
+    return term
 
 
 def l1(latents: Float[Tensor, "tokens d_sae"], decoder_norm: Float[Tensor, " d_sae"] | None) -> Float[Tensor, ""]:
@@ -50,3 +54,19 @@ def dead_pre(
 def l0(active: Bool[Tensor, "tokens d_sae"]) -> Float[Tensor, ""]:
     """Active latents per token, mean over tokens."""
     return active.sum(dim=1).float().mean()
+
+
+class _MSE(torch.autograd.Function):
+    """One pass over the error each way, and nothing held but the error."""
+
+    @staticmethod
+    def forward(ctx: Any, x_hat: Tensor, target: Tensor) -> Tensor:
+        error = x_hat - target
+        ctx.save_for_backward(error)
+        return torch.linalg.vector_norm(error, dim=1).square_().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (error,) = ctx.saved_tensors
+        return error * (grad_outputs[0] * (2.0 / len(error))), None

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fovea.errors import ConfigError, SAEError
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
-from fovea.sae.sparse import select_topk
+from fovea.sae.encoder import Encoder
+from fovea.sae.select import Dead, Selection, select_topk
 from fovea.sae.terms import AUX_WEIGHT
 
 
@@ -68,8 +69,11 @@ class TopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        code = select_topk(at.x_centred, at.encoder, self.k)
-        return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
+        return step(self, self.select, at, target=target, state=state, how=Objective(self.config.aux_weight))
+
+    def select(self, x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, dead: Dead | None) -> Selection:
+        """The latents that compete and win."""
+        return select_topk(x_centred, encoder, self.k, dead=dead)
 
     def inference_form(self) -> "TopKSAE":
         """A copy: training and inference are the same."""

@@ -8,7 +8,7 @@ from torch import Tensor
 class Firing:
     """Counts over the tokens of one job. A latent is dead once `dead_after_tokens` tokens passed without it."""
 
-    def __init__(self, d_sae: int, *, dead_after_tokens: int, device: str = "cpu") -> None:
+    def __init__(self, d_sae: int, *, dead_after_tokens: int, device: torch.device | str = "cpu") -> None:
         self.dead_after_tokens = dead_after_tokens
         self.tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self.n_batches_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)

@@ -3,6 +3,7 @@
 batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weights -> firing counts
 """
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -69,7 +70,9 @@ class Job:
             parameter.requires_grad_(parameter.requires_grad and name not in spec.method.frozen)
         self.parameters = trained
         self.optimiser = torch.optim.Adam(trained, lr=spec.optimiser.lr.peak, betas=(0.9, 0.999), fused=True)
-        self.firing = Firing(sae.d_sae, dead_after_tokens=spec.optimiser.dead_after_tokens)
+        self.device = sae.W_enc.device
+        "Where the SAE lies: its optimiser, counts and batches lie there too."
+        self.firing = Firing(sae.d_sae, dead_after_tokens=spec.optimiser.dead_after_tokens, device=self.device)
         self.step_index = 0
         self.n_tokens = 0
         self.n_active = 0.0
@@ -89,11 +92,15 @@ class Job:
         x, target = (batch.x, spec.method.target(batch)) if whole else (batch.x[rows], spec.method.target(batch)[rows])
         n_warmup = round(spec.optimiser.sparsity_warmup_fraction * spec.n_steps)
         state = StepState(sparsity_scale=warmup(self.step_index, n_warmup), dead=self.firing.dead)
+        x, target = x.to(self.device), target.to(self.device)
         result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
         total = result.terms.total
-        if not torch.isfinite(total):
+        # One wait for the device per step: all that is logged, in one transfer, before anything changes.
+        numbers = torch.stack([*result.terms.terms.values(), total, result.l0]).tolist()
+        *terms, loss, l0 = numbers
+        if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"job {spec.name!r}: the loss is {total.item()} at step {self.step_index}; lower its learning rate "
+                f"job {spec.name!r}: the loss is {loss} at step {self.step_index}; lower its learning rate "
                 f"({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
             )
         self._descend(total)
@@ -101,10 +108,9 @@ class Job:
         self.firing.update(result.fired, len(rows))
         self.step_index += 1
         self.n_tokens += len(rows)
-        self.n_active += float(result.l0) * len(rows)
+        self.n_active += l0 * len(rows)
         self.seconds += time.perf_counter() - began
-        terms = {name: float(value.detach()) for name, value in result.terms.terms.items()}
-        return StepLog(terms, float(result.l0), self.n_dead)
+        return StepLog(dict(zip(result.terms.terms, terms, strict=True)), l0, self.n_dead)
 
     def _descend(self, total: Tensor) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
@@ -114,7 +120,9 @@ class Job:
         total.backward()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.project_decoder_gradient()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.optimiser.clip_norm)
+        # Adam divides the gradients while it reads them: clipping needs no pass of its own.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.optimiser.grad_scale = (norm / self.spec.optimiser.clip_norm).clamp_min(1.0)  # pyright: ignore[reportAttributeAccessIssue]
         self.optimiser.step()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.normalise_decoder()
@@ -128,9 +136,9 @@ class Job:
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors |= {f"firing.{name}": tensor for name, tensor in self.firing.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+            tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
         counters = [self.step_index, self.n_tokens, self.n_active, self.seconds]
-        tensors["counters"] = torch.tensor(counters, dtype=torch.float64)
+        tensors["counters"] = torch.tensor(counters, dtype=torch.float64, device="cpu")
         return tensors
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
@@ -140,7 +148,10 @@ class Job:
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in _under("adam.", tensors).items():
             index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
+            parameter = self.parameters[int(index)]
+            # The fused step walks weights and moments side by side, so they must lie in memory alike.
+            alike = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+            state.setdefault(int(index), {})[key] = alike
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         step_index, n_tokens, self.n_active, self.seconds = tensors["counters"].tolist()
         self.step_index, self.n_tokens = int(step_index), int(n_tokens)
