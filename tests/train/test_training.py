@@ -159,9 +159,11 @@ def test_a_loss_that_is_not_a_number_stops_with_the_weights_of_the_last_good_ste
     torch.testing.assert_close(dict(job.sae.state_dict()), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("clip_norm", [1.0, 1e6])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.kind)
-def test_a_step_is_that_of_adam_on_clipped_gradients(architecture):
+def test_a_step_is_that_of_adam_on_clipped_gradients(architecture, clip_norm):
     job, plain = make_job(architecture=architecture), make_job(architecture=architecture).sae
+    job.spec = job.spec._replace(optimiser=job.spec.optimiser.model_copy(update={"clip_norm": clip_norm}))
     adam = torch.optim.Adam(plain.parameters(), lr=1.0, fused=False, foreach=False)
     stream = make_stream(planted())
     for step in range(8):
@@ -173,14 +175,17 @@ def test_a_step_is_that_of_adam_on_clipped_gradients(architecture):
         adam.zero_grad()
         result.terms.total.backward()
         plain.project_decoder_gradient()
-        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), job.spec.optimiser.clip_norm)
-        assert step or norm > 2 * job.spec.optimiser.clip_norm, "nothing to clip: the test shows nothing"
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), clip_norm)
+        assert (norm > 2 * clip_norm) == (clip_norm == 1.0), "the test shows nothing"
         adam.step()
         plain.normalise_decoder()
         plain.after_step(result)
         job.step(batch)
     for name, tensor in plain.named_parameters():
         torch.testing.assert_close(job.sae.get_parameter(name), tensor, rtol=1e-4, atol=2e-5, msg=name)
+        ours, right = (each.state[key] for each, key in ((job.optimiser, job.sae.get_parameter(name)), (adam, tensor)))
+        scale = right["exp_avg"].abs().max().item()
+        torch.testing.assert_close(ours["exp_avg"], right["exp_avg"], rtol=1e-3, atol=1e-3 * scale, msg=name)
 
 
 def test_a_damaged_checkpoint_is_said_and_not_used(tmp_path):
