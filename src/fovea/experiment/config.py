@@ -97,6 +97,12 @@ class TrainConfig(Config):
     checkpoint_seconds: PositiveFloat = 120.0
     cache_gigabytes: float = Field(default=8.0, ge=0.0)
     "Disk that harvested activations may take, so that later epochs do not run the lm; 0 harvests every epoch anew."
+    shards: PositiveInt | Literal["auto"] = "auto"
+    "Parts of a corpus, shared out to the ranks; they decide the batches. auto: one for each rank at the start."
+    latent_shards: PositiveInt = 1
+    "Ranks over which the latents of each SAE are spread, for SAEs wider than one device; 1 holds them whole."
+    rank_timeout_seconds: PositiveFloat = 600.0
+    "With several ranks: an exchange that takes longer ends the run, resumably."
 
 
 class JobConfig(Config):

@@ -16,11 +16,13 @@ from fovea.atomic import write_json
 from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, sample_rows
 from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
+from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
+from fovea.experiment.sharing import local_device
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
 from fovea.lm.model import LM
@@ -57,13 +59,13 @@ class Calibration(NamedTuple):
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
-    """The lm and g, checked against each other.
+    """The lm and g, checked against each other; the lm on this rank's own device.
 
     Raises:
         ModelError: the hook point is not in the lm.
         SAEError: g has another width or belongs to another hook point or lm.
     """
-    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=config.lm.device)
+    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=local_device(config.lm.device))
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
     if config.general is None:
@@ -166,6 +168,31 @@ def _material(
             store = ChunkStore(run.activations / folder, key=chunks.key, dtype=subject.lm.dtype, max_bytes=max_bytes)
             chunks.remember(store)
     return Material(corpus, train, heldout)
+
+
+def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> dict[int, ActivationChunks]:
+    """The shards of the training split that this rank reads, by number; of one shard, the split itself."""
+    n_shards = int(config.train.shards)
+    whole = material.train
+    if n_shards == 1:
+        return {0: whole}
+    n_own = n_shards // run.ranks.size
+    found: dict[int, ActivationChunks] = {}
+    for shard in range(run.ranks.rank * n_own, (run.ranks.rank + 1) * n_own):
+        found[shard] = ActivationChunks(
+            whole.lm,
+            whole.hook_point,
+            packed=TokenShard(whole.packed, shard, n_shards),
+            token_filter=whole.token_filter,
+            contexts_per_chunk=whole.contexts_per_chunk,
+            contexts_per_batch=whole.contexts_per_batch,
+        )
+        if config.train.cache_gigabytes > 0:
+            folder = run.activations / f"{whole.packed.name}-{shard:04d}-of-{n_shards:04d}"
+            max_bytes = int(config.train.cache_gigabytes * 1e9) // n_shards
+            key = found[shard].key
+            found[shard].remember(ChunkStore(folder, key=key, dtype=whole.dtype, max_bytes=max_bytes))
+    return found
 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:

@@ -8,6 +8,7 @@ correct it for its start at zero (as Adam does), so short runs are right too, an
 Decoder rows stay at length 1. Saved as jumprelu.
 """
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.exchange import batch_topk
 from fovea.sae.jumprelu import JumpReLUSAE
 from fovea.sae.sparse import select_batch_topk
 from fovea.sae.terms import AUX_WEIGHT
@@ -82,7 +84,7 @@ class BatchTopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        code = select_batch_topk(at.x_centred, at.encoder, self.k)
+        code = batch_topk(partial(select_batch_topk, at.x_centred, at.encoder), self.k, state.mesh)
         return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
 
     @torch.no_grad()

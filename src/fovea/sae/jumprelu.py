@@ -125,7 +125,7 @@ class JumpReLUSAE(SAE):
         l0 = steps.sum() / len(x)
         x_hat = latents @ self.W_dec + self.b_dec
         weight = state.sparsity_scale * config.l0_weight * self.d_in
-        terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(l0, config.target_l0)}
+        terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(state.mesh.pooled(l0), config.target_l0)}
         if config.dead_weight and bool(state.dead.any()):
             norms = torch.linalg.vector_norm(self.W_dec[state.dead], dim=1)
             terms["dead"] = config.dead_weight * dead_pre(pre[:, state.dead], self.threshold[state.dead], norms)

@@ -4,6 +4,8 @@ batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weight
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor
 from fovea.config import Config
 from fovea.errors import FoveaError
 from fovea.methods.base import Batch, Method, choose_rows
-from fovea.sae.base import SAE, StepState
+from fovea.ranks import ALONE_MESH, Mesh
+from fovea.sae.base import SAE, StepResult, StepState
 from fovea.train.firing import Firing
+from fovea.train.pooling import Pooled, pool_later
 from fovea.train.schedules import LearningRateConfig, learning_rate, warmup
 
 
@@ -45,6 +49,7 @@ class JobSpec(NamedTuple):
     "The SAE sees scale_in * x and rebuilds scale_out * target; both are folded into the weights at the end."
     n_steps: int
     batch_size: int
+    "Activations per step, over all ranks."
 
 
 class StepLog(NamedTuple):
@@ -60,10 +65,14 @@ class NonFiniteLossError(FoveaError):
 
 
 class Job:
-    """One SAE, its optimiser and its counts."""
+    """One SAE, its optimiser and its counts.
 
-    def __init__(self, spec: JobSpec, sae: SAE) -> None:
-        self.spec, self.sae = spec, sae
+    Args:
+        mesh: The ranks that train it; each steps on its own tokens, and all end in the same weights.
+    """
+
+    def __init__(self, spec: JobSpec, sae: SAE, mesh: Mesh = ALONE_MESH) -> None:
+        self.spec, self.sae, self.mesh = spec, sae, mesh
         trained = [p for name, p in sae.named_parameters() if name not in spec.method.frozen and p.requires_grad]
         for name, parameter in sae.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in spec.method.frozen)
@@ -82,36 +91,46 @@ class Job:
         Raises:
             NonFiniteLossError: the loss is not a number; the weights are those before the step.
         """
+        return self.begin(batch)()
+
+    def begin(self, batch: Batch) -> Callable[[], StepLog]:
+        """The first half of `step`: the gradient, on its way to the other ranks; call what comes back for the rest."""
         began = time.perf_counter()
         spec = self.spec
-        rows = choose_rows(batch.is_domain, spec.batch_size, spec.method.general_share)
+        n_rows = spec.batch_size // self.mesh.tokens.size
+        rows = choose_rows(batch.is_domain, n_rows, spec.method.general_share, n_shards=batch.n_shards)
         whole = len(rows) == len(batch.x)
         x, target = (batch.x, spec.method.target(batch)) if whole else (batch.x[rows], spec.method.target(batch)[rows])
         n_warmup = round(spec.optimiser.sparsity_warmup_fraction * spec.n_steps)
-        state = StepState(sparsity_scale=warmup(self.step_index, n_warmup), dead=self.firing.dead)
+        state = StepState(warmup(self.step_index, n_warmup), self.firing.dead, self.mesh)
         result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
-        total = result.terms.total
-        if not torch.isfinite(total):
-            raise NonFiniteLossError(
-                f"job {spec.name!r}: the loss is {total.item()} at step {self.step_index}; lower its learning rate "
-                f"({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
-            )
-        self._descend(total)
-        self.sae.after_step(result)
-        self.firing.update(result.fired, len(rows))
-        self.step_index += 1
-        self.n_tokens += len(rows)
-        self.n_active += float(result.l0) * len(rows)
+        self.optimiser.zero_grad(set_to_none=True)
+        result.terms.total.backward()
+        pooled = pool_later(result, self.parameters, self.mesh)
         self.seconds += time.perf_counter() - began
-        terms = {name: float(value.detach()) for name, value in result.terms.terms.items()}
-        return StepLog(terms, float(result.l0), self.n_dead)
+        return partial(self._finish, result, pooled)
 
-    def _descend(self, total: Tensor) -> None:
+    def _finish(self, result: StepResult, pooled: Callable[[], Pooled]) -> StepLog:
+        began = time.perf_counter()
+        spec, whole = self.spec, pooled()
+        if not torch.isfinite(whole.total):
+            raise NonFiniteLossError(
+                f"job {spec.name!r}: the loss is {whole.total.item()} at step {self.step_index}; lower its learning "
+                f"rate ({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
+            )
+        self._descend()
+        self.sae.after_step(result._replace(observed=whole.observed))
+        self.firing.update(whole.fired, spec.batch_size)
+        self.step_index += 1
+        self.n_tokens += spec.batch_size
+        self.n_active += float(whole.l0) * spec.batch_size
+        self.seconds += time.perf_counter() - began
+        return StepLog({name: float(value) for name, value in whole.terms.items()}, float(whole.l0), self.n_dead)
+
+    def _descend(self) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.project_decoder_gradient()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.optimiser.clip_norm)

@@ -1,0 +1,51 @@
+"""A step's results put together over the ranks, in one exchange: [gradients, fired, terms, l0] summed as one vector.
+
+Every term is a mean over tokens, and every rank has equally many, so means of the ranks' gradients are the gradient.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fovea.ranks import Mesh
+from fovea.sae.base import StepResult
+
+
+class Pooled(NamedTuple):
+    """What one step came to on all ranks; the gradients are in the parameters."""
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Float[Tensor, ""]]
+    fired: Bool[Tensor, " d_sae"]
+    l0: Float[Tensor, ""]
+    observed: Mapping[str, Tensor]
+
+
+def pool_later(result: StepResult, parameters: Sequence[nn.Parameter], mesh: Mesh) -> Callable[[], Pooled]:
+    """Start the exchange; what comes back waits for it, puts the mean gradients in place and gives the rest."""
+    terms = {name: value.detach() for name, value in result.terms.terms.items()}
+    if mesh.world.size == 1:
+        whole = Pooled(result.terms.total.detach(), terms, result.fired, result.l0, result.observed)
+        return lambda: whole
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parts = [*grads, result.fired.float(), torch.stack(list(terms.values())), result.l0[None]]
+    summed = mesh.tokens.sum_later(torch.cat([part.float().flatten() for part in parts]))
+    observed = {name: _smallest(value, mesh) for name, value in result.observed.items()}
+
+    def wait() -> Pooled:
+        *means, fired, values, l0 = (summed() / mesh.tokens.size).split([part.numel() for part in parts])
+        for grad, mean in zip(grads, means, strict=True):
+            grad.copy_(mean.view_as(grad))
+        named = dict(zip(terms, values, strict=True))
+        return Pooled(values.sum(), named, fired > 0, l0[0], observed)
+
+    return wait
+
+
+def _smallest(value: Float[Tensor, ""], mesh: Mesh) -> Float[Tensor, ""]:
+    """The smallest over all ranks; NaN where none has one."""
+    least = mesh.world.least(value.detach().nan_to_num(nan=torch.inf)[None])[0]
+    return torch.where(least.isinf(), torch.nan, least)
