@@ -94,6 +94,17 @@ class Mesh(NamedTuple):
         latents, tokens = world.rows(latent_shards)
         return cls(world, tokens, latents)
 
+    def whole(self, part: Tensor) -> Tensor:
+        """What is a sum over latents, added up over the ranks that hold them; its gradient is the part's."""
+        if self.latents.size == 1:
+            return part
+        own = part.detach()
+        return part + (self.latents.sum(own.clone()) - own)
+
+    def once(self, shared: Tensor) -> Tensor:
+        """A weight that every rank holds whole, in a sum over latents: only one of them gives it a gradient there."""
+        return shared if self.latents.is_first else shared.detach()
+
     def pooled(self, mean: Tensor) -> Tensor:
         """The mean over the tokens of all ranks, of a mean over this rank's that is summed over its latents.
 

@@ -7,6 +7,7 @@ others can repeat it; when one is killed or hangs, their next exchange fails, at
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -193,4 +194,6 @@ class Together(Ranks):
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first sentence of what torch says, without the place in its source."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[/\S+\] ", "", line).partition(". ")[0]

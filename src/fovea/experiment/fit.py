@@ -114,27 +114,30 @@ def fit_domain(
             observe=observe,
         )
     read = readings(stream)
-    run.ranks.by_first(lambda: _save(config, run, subject, jobs=jobs, wanted=wanted, read=read))
-
-
-def _save(
-    config: ExperimentConfig,
-    run: RunFolder,
-    subject: Subject,
-    *,
-    jobs: Sequence[Job],
-    wanted: Mapping[str, JobConfig],
-    read: Mapping[str, Reading],
-) -> None:
-    """Write the trained SAEs with their records; then the checkpoints are no longer needed."""
     for job in jobs:
-        folder = run.saes / job.spec.name
-        (folder / "job.json").unlink(missing_ok=True)
-        _save_sae(config, subject, job, folder=folder)
-        share = 1.0 - round(job.spec.method.general_share * job.spec.batch_size) / job.spec.batch_size
-        ledger = ledger_of(job, epochs=share * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
-        _save_record(job, wanted[job.spec.name], ledger, folder=folder)
-    shutil.rmtree(run.checkpoints / jobs[0].spec.domain, ignore_errors=True)
+        ledger = ledger_of(job, epochs=_share(job) * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
+        trained = _Trained(job.spec, job.whole_sae(), ledger)
+        run.ranks.by_first(lambda found=trained: _save(config, subject, found, run=run, job=wanted[found.spec.name]))
+    run.ranks.by_first(lambda: shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True))
+
+
+def _share(job: Job) -> float:
+    """The part of a job's rows that comes from D."""
+    return 1.0 - round(job.spec.method.general_share * job.spec.batch_size) / job.spec.batch_size
+
+
+class _Trained(NamedTuple):
+    spec: JobSpec
+    sae: SAE
+    ledger: Ledger
+
+
+def _save(config: ExperimentConfig, subject: Subject, trained: _Trained, *, run: RunFolder, job: JobConfig) -> None:
+    """Write a trained SAE with its record."""
+    folder = run.saes / trained.spec.name
+    (folder / "job.json").unlink(missing_ok=True)
+    _save_sae(config, subject, trained, folder=folder)
+    _save_record(trained, job, folder=folder)
 
 
 def _harvest(config: ExperimentConfig, sources: Sources, own: Mapping[int, ActivationChunks]) -> None:
@@ -230,19 +233,19 @@ def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
         log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
 
 
-def _save_sae(config: ExperimentConfig, subject: Subject, job: Job, *, folder: Path) -> None:
+def _save_sae(config: ExperimentConfig, subject: Subject, trained: _Trained, *, folder: Path) -> None:
     """Fold the scales and write the SAE."""
-    spec = job.spec
+    spec = trained.spec
     # A pre-bias of its own is g's: given in raw units, it stays g's to the bit, and stacking is concatenation.
-    general = None if job.sae.frozen_pre_bias is None else subject.general
+    general = None if trained.sae.frozen_pre_bias is None else subject.general
     pre_bias = None if general is None else general.sae.input_bias()
-    sae = fold_scale(job.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
+    sae = fold_scale(trained.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
     save_sae(sae, folder, metadata=sae_metadata(config, subject, spec.name, trained_as=spec.architecture))
 
 
-def _save_record(job: Job, config: JobConfig, ledger: Ledger, *, folder: Path) -> None:
+def _save_record(trained: _Trained, config: JobConfig, *, folder: Path) -> None:
     """Write job.json, which comes last: its presence means that the job is complete."""
-    spec = job.spec
+    spec = trained.spec
     record = {
         "job": spec.name,
         "method": spec.method.family,
@@ -253,7 +256,7 @@ def _save_record(job: Job, config: JobConfig, ledger: Ledger, *, folder: Path) -
         "config": config.model_dump(mode="json"),
         "scale_in": spec.scale_in,
         "scale_out": spec.scale_out,
-        "ledger": ledger.model_dump(mode="json"),
+        "ledger": trained.ledger.model_dump(mode="json"),
     }
     write_json(folder / "job.json", record)
 

@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fovea.ranks import Ranks
 from fovea.sae.base import SAE, ComputeDtype, LossTerms, StepResult, StepState
 from fovea.sae.encoder import Encoder, trained_product
+from fovea.sae.exchange import no_code, topk
 from fovea.sae.sparse import Parts, SparseCode, dense_reconstruct, reconstruct, select_dead
 from fovea.sae.terms import mse
 
@@ -60,12 +62,14 @@ def step(
 ) -> StepResult:
     """mse and AuxK of one batch, given which latents are active."""
     rebuild = dense_reconstruct if how.dense else reconstruct
-    x_hat = rebuild(code, at.x_centred, at.parts) + sae.b_dec
+    x_hat = state.mesh.whole(rebuild(code, at.x_centred, at.parts)) + state.mesh.once(sae.b_dec)
     terms = {"mse": mse(x_hat, target)}
     dead = state.dead.nonzero().squeeze(1)
-    if how.aux_weight and len(dead):
-        error_hat = _from_dead(at, dead, max(1, sae.d_in // 2), how)
-        terms["auxk"] = how.aux_weight * mse(error_hat, (target - x_hat).detach())
+    if how.aux_weight and state.mesh.latents.any(len(dead) > 0):
+        k_aux = max(1, sae.d_in // 2)
+        apart = state.mesh.latents
+        error_hat = _from_dead(at, dead, k_aux, how) if apart.size == 1 else _from_all_dead(at, dead, k_aux, apart)
+        terms["auxk"] = how.aux_weight * mse(state.mesh.whole(error_hat), (target - x_hat).detach())
     counts = code.counts()
     smallest = code.values.min() if len(code.values) else code.values.new_tensor(float("nan"))
     return StepResult(
@@ -75,6 +79,20 @@ def step(
         x_hat=x_hat.detach(),
         observed={"smallest_kept": smallest},
     )
+
+
+def _from_all_dead(
+    at: Competition, dead: Int[Tensor, " d_dead"], k_aux: int, latents: Ranks
+) -> Float[Tensor, "tokens d_in"]:
+    """This rank's part of what the k_aux largest of the dead latents of all ranks would add."""
+
+    def select(n: int) -> SparseCode:
+        if not len(dead):
+            return no_code(len(at.x_centred), at.encoder.W.shape[1])
+        return select_dead(at.x_centred, at.encoder, dead, k_aux=n)
+
+    code = topk(select, k_aux, latents, d_own=len(dead))
+    return reconstruct(code, at.x_centred, at.parts)
 
 
 def _from_dead(

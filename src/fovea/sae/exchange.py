@@ -52,15 +52,16 @@ def batch_topk(select: Callable[[int], SparseCode], k: int, mesh: Mesh) -> Spars
         n_asked *= 2
 
 
-def topk(select: Callable[[int], SparseCode], k: int, latents: Ranks) -> SparseCode:
+def topk(select: Callable[[int], SparseCode], k: int, latents: Ranks, *, d_own: int) -> SparseCode:
     """This rank's part of the k largest positive pre-activations of each token; of equal ones the first latents.
 
     Args:
         select: The n largest of each token among this rank's latents.
+        d_own: How many latents these are.
     """
-    code = select(k)
     if latents.size == 1:
-        return code
+        return select(k)
+    code = select(min(k, d_own))
     place = torch.arange(len(code.tokens)) - code.offsets[code.tokens]
     values = code.values.new_zeros(code.n_tokens, k)
     values[code.tokens, place] = code.values
@@ -71,6 +72,12 @@ def topk(select: Callable[[int], SparseCode], k: int, latents: Ranks) -> SparseC
     is_equal = values == cut[:, None]
     kept = (values > cut[:, None]) | (is_equal & (is_equal.cumsum(dim=1) + n_before[:, None] <= n_equal[:, None]))
     return _kept(code, kept[code.tokens, place])
+
+
+def no_code(n_tokens: int, d_sae: int) -> SparseCode:
+    """A code in which nothing fires."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return SparseCode(torch.zeros(n_tokens + 1, dtype=torch.int64), nothing, nothing, torch.zeros(0), d_sae)
 
 
 def _cut(values: Float[Tensor, " entries"], n: int, world: Ranks) -> _Cut | None:

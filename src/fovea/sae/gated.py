@@ -85,7 +85,7 @@ class GatedSAE(SAE):
         product = trained_pre(self, x, torch.zeros_like(self.b_gate), compute_dtype=config.compute_dtype)
         gate = product + self.b_gate
         latents = self._magnitude(product, gate)
-        x_hat = latents @ self.W_dec + self.b_dec
+        x_hat = state.mesh.whole(latents @ self.W_dec) + state.mesh.once(self.b_dec)
         open_gate = gate.relu()
         W_dec, b_dec = (
             (self.W_dec.detach(), self.b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, self.b_dec)
@@ -93,8 +93,8 @@ class GatedSAE(SAE):
         norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
         terms = {"mse": mse(x_hat, target)}
         if config.l1:
-            terms["l1"] = state.sparsity_scale * config.l1 * l1(open_gate, norms)
-        terms["aux"] = mse(open_gate @ W_dec + b_dec, target)
+            terms["l1"] = state.sparsity_scale * config.l1 * state.mesh.whole(l1(open_gate, norms))
+        terms["aux"] = mse(state.mesh.whole(open_gate @ W_dec) + state.mesh.once(b_dec), target)
         n_fired = (latents.detach() > 0).sum(dim=0)
         return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
 

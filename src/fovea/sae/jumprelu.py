@@ -123,12 +123,13 @@ class JumpReLUSAE(SAE):
         latents: Tensor = _JumpReLU.apply(pre, self.threshold, config.bandwidth)
         steps: Tensor = _Step.apply(pre, self.threshold, config.bandwidth)
         l0 = steps.sum() / len(x)
-        x_hat = latents @ self.W_dec + self.b_dec
+        x_hat = state.mesh.whole(latents @ self.W_dec) + state.mesh.once(self.b_dec)
         weight = state.sparsity_scale * config.l0_weight * self.d_in
         terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(state.mesh.pooled(l0), config.target_l0)}
-        if config.dead_weight and bool(state.dead.any()):
+        if config.dead_weight and state.mesh.latents.any(bool(state.dead.any())):
             norms = torch.linalg.vector_norm(self.W_dec[state.dead], dim=1)
-            terms["dead"] = config.dead_weight * dead_pre(pre[:, state.dead], self.threshold[state.dead], norms)
+            pull = dead_pre(pre[:, state.dead], self.threshold[state.dead], norms)
+            terms["dead"] = config.dead_weight * state.mesh.whole(pull)
         fired = (latents.detach() > 0).any(dim=0)
         return StepResult(LossTerms(terms), fired, l0.detach(), x_hat.detach(), {})
 

@@ -75,11 +75,11 @@ class ReLUSAE(SAE):
         config = self.config
         assert config is not None, "an SAE loaded for inference has no objective; build it from a ReLUConfig"
         latents = trained_pre(self, x, self.b_enc, compute_dtype=config.compute_dtype).relu()
-        x_hat = latents @ self.W_dec + self.b_dec
+        x_hat = state.mesh.whole(latents @ self.W_dec) + state.mesh.once(self.b_dec)
         norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
         terms = {"mse": mse(x_hat, target)}
         if config.l1:
-            terms["l1"] = state.sparsity_scale * config.l1 * l1(latents, norms)
+            terms["l1"] = state.sparsity_scale * config.l1 * state.mesh.whole(l1(latents, norms))
         n_fired = (latents.detach() > 0).sum(dim=0)
         return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
 

@@ -6,6 +6,7 @@ Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.2-2.3, AuxK in A.2. Decod
 """
 
 import copy
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fovea.errors import ConfigError, SAEError
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.exchange import topk
 from fovea.sae.sparse import select_topk
 from fovea.sae.terms import AUX_WEIGHT
 
@@ -68,7 +70,7 @@ class TopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        code = select_topk(at.x_centred, at.encoder, self.k)
+        code = topk(partial(select_topk, at.x_centred, at.encoder), self.k, state.mesh.latents, d_own=self.d_sae)
         return step(self, code, at, target=target, state=state, how=Objective(self.config.aux_weight))
 
     def inference_form(self) -> "TopKSAE":

@@ -17,6 +17,7 @@ from fovea.errors import FoveaError
 from fovea.methods.base import Batch, Method, choose_rows
 from fovea.ranks import ALONE_MESH, Mesh
 from fovea.sae.base import SAE, StepResult, StepState
+from fovea.sae.spread import joined, keep_latents, latent_axis, own_part, with_all_latents
 from fovea.train.firing import Firing
 from fovea.train.pooling import Pooled, pool_later
 from fovea.train.schedules import LearningRateConfig, learning_rate, warmup
@@ -73,10 +74,12 @@ class Job:
 
     def __init__(self, spec: JobSpec, sae: SAE, mesh: Mesh = ALONE_MESH) -> None:
         self.spec, self.sae, self.mesh = spec, sae, mesh
+        keep_latents(sae, mesh.latents)
         trained = [p for name, p in sae.named_parameters() if name not in spec.method.frozen and p.requires_grad]
         for name, parameter in sae.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in spec.method.frozen)
         self.parameters = trained
+        self._shared = [p for name, p in sae.named_parameters() if p.requires_grad and latent_axis(name) is None]
         self.optimiser = torch.optim.Adam(trained, lr=spec.optimiser.lr.peak, betas=(0.9, 0.999), fused=True)
         self.firing = Firing(sae.d_sae, dead_after_tokens=spec.optimiser.dead_after_tokens)
         self.step_index = 0
@@ -106,7 +109,7 @@ class Job:
         result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
         self.optimiser.zero_grad(set_to_none=True)
         result.terms.total.backward()
-        pooled = pool_later(result, self.parameters, self.mesh)
+        pooled = pool_later(result, self.parameters, self.mesh, shared=self._shared)
         self.seconds += time.perf_counter() - began
         return partial(self._finish, result, pooled)
 
@@ -133,27 +136,48 @@ class Job:
             group["lr"] = rate
         if "W_dec" not in self.spec.method.frozen:
             self.sae.project_decoder_gradient()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.optimiser.clip_norm)
+        self._clip()
         self.optimiser.step()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.normalise_decoder()
 
+    def _clip(self) -> None:
+        """Shorten the gradient to clip_norm, over the latents of all ranks; weights that they share count once."""
+        latents, limit = self.mesh.latents, self.spec.optimiser.clip_norm
+        if latents.size == 1:
+            torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+            return
+        shared = {id(parameter) for parameter in self._shared}
+        counted = [p for p in self.parameters if p.grad is not None and (latents.is_first or id(p) not in shared)]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in counted if p.grad is not None])
+        whole = latents.sum(norm.square()[None])[0].sqrt()
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, whole)
+
     @property
     def n_dead(self) -> int:
-        return int(self.firing.dead.sum())
+        """Dead latents, those of other ranks too."""
+        return self.mesh.latents.total(int(self.firing.dead.sum()))
+
+    def whole_sae(self) -> SAE:
+        """The SAE with the latents of all ranks; every rank must ask."""
+        return with_all_latents(self.sae, self.mesh.latents)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `step` changes, as named tensors: resuming from it equals never having stopped."""
+        """Everything `step` changes, as named tensors: resuming from it equals never having stopped.
+
+        The tensors are whole, whatever part of the latents this rank holds; every rank must ask.
+        """
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors |= {f"firing.{name}": tensor for name, tensor in self.firing.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
         counters = [self.step_index, self.n_tokens, self.n_active, self.seconds]
         tensors["counters"] = torch.tensor(counters, dtype=torch.float64)
-        return tensors
+        return {name: joined(tensor, self._axis(name), self.mesh.latents) for name, tensor in tensors.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, on any mesh."""
+        tensors = {name: own_part(tensor, self._axis(name), self.mesh.latents) for name, tensor in tensors.items()}
         self.sae.load_state_dict(_under("sae.", tensors))
         self.firing.load_state_dict(_under("firing.", tensors))
         state: dict[int, dict[str, Any]] = {}
@@ -163,6 +187,15 @@ class Job:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         step_index, n_tokens, self.n_active, self.seconds = tensors["counters"].tolist()
         self.step_index, self.n_tokens = int(step_index), int(n_tokens)
+
+    def _axis(self, name: str) -> int | None:
+        """The axis of a tensor of `state_dict` that runs over latents."""
+        kind, _, rest = name.partition(".")
+        if kind == "adam":
+            index, key = rest.split(".", 1)
+            names = [name for name, parameter in self.sae.named_parameters() if parameter.requires_grad]
+            return None if key == "step" else latent_axis(names[int(index)])
+        return {"sae": latent_axis(rest), "firing": 0}.get(kind)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

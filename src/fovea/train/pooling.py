@@ -1,5 +1,8 @@
 """A step's results put together over the ranks, in one exchange: [gradients, fired, terms, l0] summed as one vector.
 
+Where latents are spread, that exchange is among the ranks with the same latents; a second, small one, [gradient of
+b_dec, l0], is among those with the same tokens.
+
 Every term is a mean over tokens, and every rank has equally many, so means of the ranks' gradients are the gradient.
 """
 
@@ -10,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fovea.ranks import Mesh
+from fovea.ranks import Mesh, Ranks
 from fovea.sae.base import StepResult
 
 
@@ -24,8 +27,14 @@ class Pooled(NamedTuple):
     observed: Mapping[str, Tensor]
 
 
-def pool_later(result: StepResult, parameters: Sequence[nn.Parameter], mesh: Mesh) -> Callable[[], Pooled]:
-    """Start the exchange; what comes back waits for it, puts the mean gradients in place and gives the rest."""
+def pool_later(
+    result: StepResult, parameters: Sequence[nn.Parameter], mesh: Mesh, *, shared: Sequence[nn.Parameter]
+) -> Callable[[], Pooled]:
+    """Start the exchange; what comes back waits for it, puts the mean gradients in place and gives the rest.
+
+    Args:
+        shared: Those of the parameters that ranks with other latents hold too.
+    """
     terms = {name: value.detach() for name, value in result.terms.terms.items()}
     if mesh.world.size == 1:
         whole = Pooled(result.terms.total.detach(), terms, result.fired, result.l0, result.observed)
@@ -39,10 +48,22 @@ def pool_later(result: StepResult, parameters: Sequence[nn.Parameter], mesh: Mes
         *means, fired, values, l0 = (summed() / mesh.tokens.size).split([part.numel() for part in parts])
         for grad, mean in zip(grads, means, strict=True):
             grad.copy_(mean.view_as(grad))
+        l0 = _over_latents(l0, [p.grad for p in shared if p.grad is not None], mesh.latents)
         named = dict(zip(terms, values, strict=True))
         return Pooled(values.sum(), named, fired > 0, l0[0], observed)
 
     return wait
+
+
+def _over_latents(l0: Tensor, grads: Sequence[Tensor], latents: Ranks) -> Tensor:
+    """l0 summed over the ranks with other latents; so, in place, are the gradients of what they hold in common."""
+    if latents.size == 1:
+        return l0
+    summed = latents.sum(torch.cat([l0, *(grad.flatten() for grad in grads)]))
+    l0, *wholes = summed.split([1, *(grad.numel() for grad in grads)])
+    for grad, whole in zip(grads, wholes, strict=True):
+        grad.copy_(whole.view_as(grad))
+    return l0
 
 
 def _smallest(value: Float[Tensor, ""], mesh: Mesh) -> Float[Tensor, ""]:
