@@ -166,7 +166,7 @@ class _Reconstruct(torch.autograd.Function):
         x_centred, W_enc, W_dec = ctx.saved_tensors
         _, _, needs_pre_bias, needs_W_enc, _, needs_W_dec = ctx.needs_input_grad
         d_values = _sampled_product(code, d_x_hat, W_dec)
-        d_b = torch.bincount(code.latents, d_values, minlength=code.d_sae)
+        d_b = torch.bincount(code.latents, d_values, minlength=code.d_sae).to(d_values)  # integers where nothing fires
         by_latent = _by_latent(code)
         d_W_enc = by_latent.gather(d_values, x_centred).T if needs_W_enc else None
         d_W_dec = by_latent.gather(code.values, d_x_hat) if needs_W_dec else None
