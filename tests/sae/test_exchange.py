@@ -82,3 +82,20 @@ def test_tokens_and_latents_on_four_ranks():
 
 def test_the_smallest_k():
     check(4, 1, 1)
+
+
+def times_asked(ranks: Ranks) -> int:
+    """How often a rank selects anew where the ranks' tokens are alike."""
+    pre = torch.randn(512, D_SAE, generator=torch.Generator().manual_seed(ranks.rank))
+    asked: list[int] = []
+
+    def select(n: int) -> SparseCode:
+        asked.append(n)
+        return own_code(pre, lambda x, encoder: select_batch_topk(x, encoder, n))
+
+    batch_topk(select, 4, Mesh.of(ranks))
+    return len(asked)
+
+
+def test_ranks_with_alike_tokens_select_once():
+    assert on_ranks(2, times_asked) == [1, 1]

@@ -45,8 +45,8 @@ def batch_topk(select: Callable[[int], SparseCode], k: int, mesh: Mesh) -> Spars
         is_all = len(code.values) < n_asked * code.n_tokens
         cut = _cut(code.values, k * code.n_tokens * mesh.tokens.size, mesh.world)
         bits = code.values.view(torch.int32)
-        # What was left out is at most the smallest that came; above the cut of all, it is missed by nobody.
-        is_enough = is_all or (cut is not None and int(bits.min()) > cut.bits)
+        # What was left out is at most the smallest that came; if that is below the cut, nothing is missing.
+        is_enough = is_all or (cut is not None and int(bits.min()) < cut.bits)
         if not mesh.world.any(not is_enough):
             return code if cut is None else _kept(code, (bits > cut.bits) | _first_equal(code, bits, cut, mesh))
         n_asked *= 2
