@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "fovea"
 
 LAYERS = (
-    ("errors", "config", "atomic", "tensorfile"),
+    ("errors", "config", "atomic", "tensorfile", "ranks", "together"),
     ("bundled",),
     ("lm",),
     ("data",),
@@ -29,6 +29,7 @@ LAYERS = (
     ("app",),
     ("api",),
     ("cli",),
+    ("__main__",),
 )
 "Left to right: a module imports from its own layer and from layers before it (STYLE B2)."
 

@@ -1,6 +1,6 @@
 """The command line: thin verbs over the library. No logic and no defaults of its own.
 
-Exit codes: 0 done, 2 the user's mistake (one message), 130 interrupted and resumable.
+Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost, 130 interrupted; both resumable.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, ParamSpec
 import typer
 from rich.console import Console
 
-from fovea.errors import FoveaError
+from fovea.errors import FoveaError, RankError
 
 P = ParamSpec("P")
 
@@ -45,6 +45,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except RankError as error:
+            _stop(str(error), 3)
         except FoveaError as error:
             _stop(str(error), 2)
         except OSError as error:

@@ -7,11 +7,13 @@
     |-- ModelError        the lm's architecture or hook point is not supported
     |-- SAEError          weights do not fit the lm, the hook point or themselves
     |-- RunError          a run folder is taken, incomplete or does not belong to this experiment
+    |-- RankError         another process of the run failed, was killed or hangs
     |-- StudyError        a blind study cannot be made, or does not allow this step in its state
     |   `-- StudyBusyError    its database is held by another program for now
     `-- DownloadError     a package that holds an asset cannot be fetched or is damaged
 
-A message says what is wrong, the value, what is allowed and what to do. The command line prints it and exits with 2.
+A message says what is wrong, the value, what is allowed and what to do. The command line prints it and exits with 2,
+after a RankError with 3.
 """
 
 
@@ -41,6 +43,10 @@ class SAEError(FoveaError):
 
 class RunError(FoveaError):
     """A run folder is taken, incomplete or belongs to another experiment."""
+
+
+class RankError(FoveaError):
+    """Another process of the run failed, was killed or hangs."""
 
 
 class StudyError(FoveaError):

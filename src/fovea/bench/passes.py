@@ -6,6 +6,7 @@ Each has the shape of fovea.bench.protocol.Prepare: task --> (unit, results).
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from fovea.experiment.fit import Sources, fit_domain
 from fovea.experiment.folder import open_run
 from fovea.experiment.prepare import calibrate, materials
 from fovea.experiment.prepare import load_subject as load_parts
+from fovea.experiment.sharing import settle
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
 from fovea.methods.base import Batch
+from fovea.ranks import ALONE
 from fovea.train.loop import train
 from fovea.train.stream import Stream
 
@@ -100,13 +103,16 @@ def line(task: dict[str, Any]) -> tuple[Unit, Results]:
 def end_to_end(task: dict[str, Any]) -> tuple[Unit, Results]:
     """All of one experiment's training: load the lm, tokenise, measure filter and scales, train, save."""
     logging.getLogger("fovea").setLevel(logging.WARNING)
-    config = ExperimentConfig.model_validate(task["experiment"])
+    given = ExperimentConfig.model_validate(task["experiment"])
     done: list[str] = []
     stages: dict[str, float] = {}
 
     def unit() -> int:
         clock = _Stages(stages)
-        with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config, resume=False) as run:
+        with ExitStack() as stack:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            config = settle(given, out, ALONE)
+            run = stack.enter_context(open_run(out, config, resume=False))
             subject = load_parts(config)
             clock.end("load lm and g")
             found = materials(config, run, subject)
@@ -118,7 +124,7 @@ def end_to_end(task: dict[str, Any]) -> tuple[Unit, Results]:
             fit_domain(config, run, subject, domain=domain, sources=sources)
             clock.end("train and save")
             done.extend(path.parent.name for path in run.saes.glob("*/job.json"))
-        return config.train.n_tokens
+        return given.train.n_tokens
 
     return unit, lambda: {"saes": sorted(set(done)), "seconds": stages}
 

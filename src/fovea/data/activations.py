@@ -180,6 +180,11 @@ class ActivationChunks:
         assert store.precision == self.precision, "the store keeps another precision"
         self._store = store
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether chunks are kept in a store."""
+        return self._store is not None
+
     def harvest(self, observe: Callable[[int], None]) -> None:
         """Make and keep every chunk that the store lacks, calling `observe(1)` after each chunk.
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.errors import SAEError
+from fovea.ranks import ALONE, Ranks, union
 from fovea.tensorfile import write_tensors
 
 _ROWS = 4096
@@ -48,12 +49,13 @@ def count_firing(
     encoders: Mapping[str, Callable[[Tensor], Tensor]],
     *,
     observe: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, FiringCounts]:
-    """Firing counts of every SAE over all rows of `chunks`; a latent fires where it is above zero.
+    """Firing counts of every SAE over all rows of `chunks` of all ranks; a latent fires where it is above zero.
 
     Args:
         encoders: SAE name -> encode in inference form, x [tokens d_in] -> latents [tokens d_sae].
-        observe: Called after each chunk with the number of tokens done.
+        observe: Called after each chunk with the number of tokens done, the other ranks' taken to be as many.
 
     Raises:
         SAEError: a latent is not a number.
@@ -70,8 +72,9 @@ def count_firing(
             documents.update(chunk.documents.unique().tolist())
             n_tokens += len(chunk.x)
             if observe is not None:
-                observe(n_tokens)
-    return {name: FiringCounts(found.clone(), n_tokens, len(documents)) for name, found in counts.items()}
+                observe(n_tokens * ranks.size)
+    n_documents, n_tokens = len(union(ranks, documents)), ranks.total(n_tokens)
+    return {name: FiringCounts(ranks.sum(found.clone()), n_tokens, n_documents) for name, found in counts.items()}
 
 
 def _fired(name: str, latents: Float[Tensor, "tokens d_sae"]) -> Int64[Tensor, " d_sae"]:

@@ -19,9 +19,10 @@ from fovea.data.activations import TokenFilter, spread
 from fovea.data.tokens import PackedTokens, TokenBatch
 from fovea.errors import ConfigError, CorpusError
 from fovea.eval.candidates import GENERAL, MEAN, ZERO, Ablation, Candidate, EvalBatch, GeneralAlone, Reconstruction
-from fovea.eval.sums import Sums, add_by_row, empty_sums, rows_of, without_empty_documents
+from fovea.eval.sums import Sums, add_by_row, empty_sums, rows_of, summed, without_empty_documents
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM, Prefix
+from fovea.ranks import ALONE, Ranks
 
 MASK_NATS = 0.001
 "A token is in the seed's mask if g raises its loss by more than this."
@@ -42,6 +43,8 @@ class Bench(NamedTuple):
     "Mean kept activation of the general training text (of D's where there is none): what mean ablation puts in."
     rows_per_chunk: int = 512
     "Scored tokens per call of the lm's head; 256 to 1024 is fastest on CPUs."
+    ranks: Ranks = ALONE
+    "Batches are dealt to them in turn, so each is the same whoever evaluates it; the sums are those of all."
 
 
 class Positions(NamedTuple):
@@ -71,7 +74,8 @@ def evaluate(
     """Per-document sums over `n_contexts` contexts, spread evenly over `packed`, for the candidates, g and ablations.
 
     Args:
-        observe: Called after each batch with the number of contexts done and the number there are to do.
+        observe: Called after each batch with the number of contexts done and the number there are to do; the other
+            ranks are taken to be as far.
 
     Raises:
         ConfigError: two candidates share a name.
@@ -91,11 +95,12 @@ def evaluate(
     sums = empty_sums(documents[documents >= 0], names, d_in=len(bench.mean))
     done = 0
     with torch.inference_mode():
-        for batch in batches:
+        for batch in batches[bench.ranks.rank :: bench.ranks.size]:
             add_batch(bench, packed.batch(batch), candidates=everyone, sums=sums)
-            done += len(batch)
+            done += len(batch) * bench.ranks.size
             if observe is not None:
-                observe(done, len(indices))
+                observe(min(done, len(indices)), len(indices))
+    sums = summed(sums, bench.ranks)
     if not sums.corpus.n_tokens.any():
         raise CorpusError(
             f"corpus {packed.name!r} ({packed.split}): no token of its {len(indices)} contexts is kept; give more text"

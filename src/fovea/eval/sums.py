@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fovea.errors import RunError
+from fovea.ranks import ALONE, Ranks
 from fovea.tensorfile import write_tensors
 
 _LOG = logging.getLogger("fovea")
@@ -168,19 +169,34 @@ def load_sums(path: Path, *, key: str) -> Sums:
     return Sums(tensors["documents"], corpus, candidates)
 
 
-def cached_sums(path: Path, compute: Callable[[], Sums], *, key: str) -> Sums:
+def summed(sums: Sums, ranks: Ranks) -> Sums:
+    """The sums of all ranks, each of which has a row for the same documents."""
+    return Sums(
+        sums.documents,
+        CorpusSums(*map(ranks.sum, sums.corpus)),
+        {name: CandidateSums(*map(ranks.sum, sums.candidates[name])) for name in sums.candidates},
+    )
+
+
+def cached_sums(path: Path, compute: Callable[[], Sums], *, key: str, ranks: Ranks = ALONE) -> Sums:
     """The sums at `path` if they are there, else what `compute` returns, written to `path`: how an evaluation resumes.
 
     A damaged file is computed again and said in the log.
 
+    Args:
+        ranks: All compute, or none; the first reads and writes, and where the sums were there, only it has them.
+
     Raises:
         RunError: the file holds the sums of another evaluation.
     """
-    if path.exists():
+    found: Sums | None = None
+    if ranks.is_first and path.exists():
         try:
-            return load_sums(path, key=key)
+            found = load_sums(path, key=key)
         except SafetensorError as error:
             _LOG.warning("%s is damaged (%s): evaluating that part again", path, error)
+    if ranks.any(found is not None):
+        return found if found is not None else empty_sums(torch.zeros(0, dtype=torch.int64), (), d_in=0)
     sums = compute()
-    save_sums(path, sums, key=key)
+    ranks.by_first(lambda: save_sums(path, sums, key=key))
     return sums

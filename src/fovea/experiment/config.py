@@ -104,6 +104,12 @@ class TrainConfig(Config):
     "exact, or training activations rounded to bfloat16 or int8 for less disk; what that loses is measured and said."
     read_ahead: NonNegativeInt | Literal["auto"] = "auto"
     "Chunks harvested in the background while SAEs train; auto: 2 where the lm has a device of its own, else 0."
+    shards: PositiveInt | Literal["auto"] = "auto"
+    "Parts of a corpus, shared out to the ranks; they decide the batches. auto: one for each rank at the start."
+    latent_shards: PositiveInt = 1
+    "Ranks over which the latents of each SAE are spread, for SAEs wider than one device; 1 holds them whole."
+    rank_timeout_seconds: PositiveFloat = 600.0
+    "With several ranks: an exchange that takes longer ends the run, resumably."
 
 
 class JobConfig(Config):

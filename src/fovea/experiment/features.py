@@ -30,6 +30,7 @@ from fovea.features.links import Unembedding
 from fovea.features.parts import Part, load_part, part_path, save_part
 from fovea.features.spelling import token_bytes
 from fovea.features.text import write_vocabulary
+from fovea.ranks import Ranks
 from fovea.sae.files import SAEMetadata, save_sae
 
 log = logging.getLogger("fovea")
@@ -82,7 +83,7 @@ def collect_features(
     settings: FeaturesConfig,
     replace: bool,
 ) -> None:
-    """Collect the evidence of every SAE of a run, unless it is there.
+    """Collect the evidence of every SAE of a run, unless it is there; ranks take a share of the SAEs each.
 
     Raises:
         RunError: other evidence is there, and `replace` is False.
@@ -94,13 +95,31 @@ def collect_features(
     subjects = _subjects(config, run, subject, materials=materials)
     decisive = _decisive(settings, subject, subjects, readings=readings)
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    if _is_there(run, key, decisive, replace=replace):
+    # What the first rank sees decides: files reach other machines late.
+    if run.ranks.any(run.ranks.is_first and _is_there(run, key, decisive, replace=replace)):
         log.info("evidence in %s is reused", run.features)
         return
     paths, parts = Paths.of(run.path), run.features / ".parts" / key[:16]
-    paths.manifest.unlink(missing_ok=True)
+    run.ranks.by_first(lambda: paths.manifest.unlink(missing_ok=True))
     for corpus, reading in readings.items():
-        _gather(corpus, reading, subjects, settings=settings, parts=parts)
+        _gather(corpus, reading, subjects, settings=settings, parts=parts, ranks=run.ranks)
+    run.ranks.barrier()
+    about = _Evidence(key, decisive, readings)
+    run.ranks.by_first(lambda: _assemble(run, subject, subjects, about, settings=settings))
+
+
+class _Evidence(NamedTuple):
+    key: str
+    decisive: dict[str, Any]
+    readings: dict[str, Reading]
+
+
+def _assemble(
+    run: RunFolder, subject: Subject, subjects: Subjects, about: _Evidence, *, settings: FeaturesConfig
+) -> None:
+    """Put the gathered parts together and write the evidence."""
+    key, decisive, readings = about
+    paths, parts = Paths.of(run.path), run.features / ".parts" / key[:16]
     vocabulary = token_bytes(subject.lm.tokenizer)
     write_vocabulary(paths.vocabulary, vocabulary)
     unembedding = Unembedding(subject.lm, n_tokens=len(vocabulary.tokens))
@@ -212,13 +231,17 @@ def _is_there(run: RunFolder, key: str, decisive: Mapping[str, Any], *, replace:
     return False
 
 
-def _gather(corpus: str, reading: Reading, subjects: Subjects, *, settings: FeaturesConfig, parts: Path) -> None:
-    """Read a corpus for all SAEs that are shown it and whose part is not there."""
+def _gather(
+    corpus: str, reading: Reading, subjects: Subjects, *, settings: FeaturesConfig, parts: Path, ranks: Ranks
+) -> None:
+    """Read a corpus for this rank's share of the SAEs that are shown it and whose part is not there."""
+    shown = [name for name in subjects.contenders if corpus in subjects.corpora[name]]
     missing = {
-        name: contender.sae.encode
-        for name, contender in subjects.contenders.items()
-        if corpus in subjects.corpora[name] and not part_path(parts, corpus, name).exists()
+        name: subjects.contenders[name].sae.encode
+        for name in shown[ranks.rank :: ranks.size]
+        if not part_path(parts, corpus, name).exists()
     }
+    reading.prefetch(ranks)
     if not missing:
         return
     title = f"evidence of {len(missing)} SAEs on {corpus} ({reading.split})"

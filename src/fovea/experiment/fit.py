@@ -5,28 +5,31 @@ D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/J
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from fovea.atomic import write_json
+from fovea.data.activations import ActivationChunks
 from fovea.data.shuffle import MixingBuffer
 from fovea.errors import ConfigError
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
-from fovea.experiment.prepare import Calibration, Material, Subject
+from fovea.experiment.prepare import Calibration, Material, Subject, own_shards
 from fovea.experiment.progress import stage
 from fovea.methods.base import Batch, Setting
 from fovea.methods.frozen_decoder import FrozenDecoder
+from fovea.ranks import Mesh
+from fovea.sae.base import SAE
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import SAEMetadata, save_sae
 from fovea.sae.folding import fold_scale
 from fovea.train.job import Job, JobSpec, StepLog
 from fovea.train.ledger import Ledger, ledger_of
 from fovea.train.loop import train
-from fovea.train.stream import Stream
+from fovea.train.stream import Reading, Shards, Source, Stream, readings
 
 log = logging.getLogger("fovea")
 
@@ -77,14 +80,20 @@ def fit_domain(
 
     Raises:
         Interrupted: a signal came; the run can be resumed.
+        RankError: another rank was lost; the run can be resumed.
     """
     wanted = jobs_of(config, domain)
-    if all((run.saes / name / "job.json").exists() for name in wanted):
+    # What the first rank sees decides: folders reach other machines late.
+    if run.ranks.any(run.ranks.is_first and all((run.saes / name / "job.json").exists() for name in wanted)):
         log.info("jobs of %s are trained already", domain.name)
         return
-    jobs = [_job(config, name, job, subject, domain=domain, sources=sources) for name, job in wanted.items()]
-    _harvest(config, sources)
-    stream = _stream(config, jobs, subject, sources)
+    mesh = Mesh.of(run.ranks, latent_shards=config.train.latent_shards)
+    jobs = [
+        Job(*_start(config, name, job, subject, domain=domain, sources=sources), mesh) for name, job in wanted.items()
+    ]
+    own = own_shards(config, run, sources.domain)
+    _harvest(config, sources, own)
+    stream = _stream(config, run, subject, sources, jobs=jobs, own=own)
     title = f"training {len(jobs)} SAEs on {domain.name}"
     with stage(title, config.n_steps, unit="steps") as advance:
         started = False
@@ -104,29 +113,48 @@ def fit_domain(
             checkpoint_seconds=config.train.checkpoint_seconds,
             observe=observe,
         )
+    read = readings(stream)
     for job in jobs:
-        folder = run.saes / job.spec.name
-        (folder / "job.json").unlink(missing_ok=True)
-        _save_sae(config, subject, job, folder=folder)
-        share = 1.0 - round(job.spec.method.general_share * job.spec.batch_size) / job.spec.batch_size
-        ledger = ledger_of(job, epochs=share * stream.domain.epoch, flops_lm=_lm_flops(config, subject, stream))
-        _save_record(job, wanted[job.spec.name], ledger, folder=folder)
-    shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True)
+        ledger = ledger_of(job, epochs=_share(job) * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
+        trained = _Trained(job.spec, job.whole_sae(), ledger)
+        run.ranks.by_first(lambda found=trained: _save(config, subject, found, run=run, job=wanted[found.spec.name]))
+    run.ranks.by_first(lambda: shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True))
 
 
-def _harvest(config: ExperimentConfig, sources: Sources) -> None:
+def _share(job: Job) -> float:
+    """The part of a job's rows that comes from D."""
+    return 1.0 - round(job.spec.method.general_share * job.spec.batch_size) / job.spec.batch_size
+
+
+class _Trained(NamedTuple):
+    spec: JobSpec
+    sae: SAE
+    ledger: Ledger
+
+
+def _save(config: ExperimentConfig, subject: Subject, trained: _Trained, *, run: RunFolder, job: JobConfig) -> None:
+    """Write a trained SAE with its record."""
+    folder = run.saes / trained.spec.name
+    (folder / "job.json").unlink(missing_ok=True)
+    _save_sae(config, subject, trained, folder=folder)
+    _save_record(trained, job, folder=folder)
+
+
+def _harvest(config: ExperimentConfig, sources: Sources, own: Mapping[int, ActivationChunks]) -> None:
     """Run the lm over what every job will read, if more than one epoch of it is read and the disk may keep it."""
-    chunks = sources.domain.train
-    if config.train.n_tokens < chunks.packed.n_tokens:
+    packed = sources.domain.train.packed
+    if config.train.n_tokens < packed.n_tokens:
         return
-    with stage(f"harvesting activations of {chunks.packed.name}", chunks.n_chunks, unit="chunks") as advance:
-        chunks.harvest(advance)
+    n_chunks = sum(chunks.n_chunks for chunks in own.values())
+    with stage(f"harvesting activations of {packed.name}", n_chunks, unit="chunks") as advance:
+        for chunks in own.values():
+            chunks.harvest(advance)
 
 
-def _job(
+def _start(
     config: ExperimentConfig, name: str, job: JobConfig, subject: Subject, *, domain: DomainConfig, sources: Sources
-) -> Job:
-    """A job at its start; the same one whatever else trains beside it."""
+) -> tuple[JobSpec, SAE]:
+    """A job at its start; the same one whatever else trains beside it, and on every rank."""
     generator = torch.Generator().manual_seed(_seed(config, job))
     mean, scale_in = sources.calibration.input
     setting = Setting(subject.lm.d_model, subject.general, mean, scale_in, generator)
@@ -144,7 +172,7 @@ def _job(
         n_steps=config.n_steps,
         batch_size=config.train.batch_size,
     )
-    return Job(spec, sae)
+    return spec, sae
 
 
 def _seed(config: ExperimentConfig, job: JobConfig) -> int:
@@ -162,20 +190,43 @@ def _scale_out(job: JobConfig, subject: Subject, calibration: Calibration) -> fl
     return float(x.shape[1] ** 0.5 / norm)
 
 
-def _stream(config: ExperimentConfig, jobs: Sequence[Job], subject: Subject, sources: Sources) -> Stream:
+def _stream(
+    config: ExperimentConfig,
+    run: RunFolder,
+    subject: Subject,
+    sources: Sources,
+    *,
+    jobs: Sequence[Job],
+    own: Mapping[int, ActivationChunks],
+) -> Source:
+    n_shards = int(config.train.shards)
     size = config.train.batch_size
     shares = [job.spec.method.general_share for job in jobs]
     # Full batches of both kinds whatever the shares, so that the rows of a job do not depend on the other jobs.
     n_general = size if any(round(share * size) for share in shares) else 0
     reads_general = any(job.spec.method.adds_general for job in jobs)
-    n_ahead = read_ahead(config, subject)
-    domain = MixingBuffer(sources.domain.train, rows=config.train.buffer_rows, seed=config.seed, n_ahead=n_ahead)
-    general = None
+    general: Mapping[int, ActivationChunks] = {}
     if n_general:
         assert sources.general is not None, "checked when the experiment was read"
-        chunks = sources.general.train
-        general = MixingBuffer(chunks, rows=config.train.buffer_rows, seed=config.seed + 1, n_ahead=n_ahead)
-    return Stream(domain, general, subject.frozen if reads_general else None, n_domain=size, n_general=n_general)
+        general = own_shards(config, run, sources.general)
+    rows, n_ahead = config.train.buffer_rows // n_shards, read_ahead(config, subject)
+
+    def buffer(chunks: ActivationChunks, seed: int) -> MixingBuffer:
+        return MixingBuffer(chunks, rows=rows, seed=config.seed + seed, n_ahead=n_ahead)
+
+    streams = {
+        shard: Stream(
+            buffer(chunks, 2 * shard),
+            buffer(general[shard], 2 * shard + 1) if n_general else None,
+            subject.frozen if reads_general else None,
+            n_domain=size // n_shards,
+            n_general=n_general // n_shards,
+        )
+        for shard, chunks in own.items()
+    }
+    if n_shards == 1:
+        return streams[0]
+    return Shards(streams, n_shards=n_shards, ranks=run.ranks, latents=jobs[0].mesh.latents)
 
 
 def read_ahead(config: ExperimentConfig, subject: Subject) -> int:
@@ -190,19 +241,19 @@ def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
         log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
 
 
-def _save_sae(config: ExperimentConfig, subject: Subject, job: Job, *, folder: Path) -> None:
+def _save_sae(config: ExperimentConfig, subject: Subject, trained: _Trained, *, folder: Path) -> None:
     """Fold the scales and write the SAE."""
-    spec = job.spec
+    spec = trained.spec
     # A pre-bias of its own is g's: given in raw units, it stays g's to the bit, and stacking is concatenation.
-    general = None if job.sae.frozen_pre_bias is None else subject.general
+    general = None if trained.sae.frozen_pre_bias is None else subject.general
     pre_bias = None if general is None else general.sae.input_bias()
-    sae = fold_scale(job.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
+    sae = fold_scale(trained.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
     save_sae(sae, folder, metadata=sae_metadata(config, subject, spec.name, trained_as=spec.architecture))
 
 
-def _save_record(job: Job, config: JobConfig, ledger: Ledger, *, folder: Path) -> None:
+def _save_record(trained: _Trained, config: JobConfig, *, folder: Path) -> None:
     """Write job.json, which comes last: its presence means that the job is complete."""
-    spec = job.spec
+    spec = trained.spec
     record = {
         "job": spec.name,
         "method": spec.method.family,
@@ -213,7 +264,7 @@ def _save_record(job: Job, config: JobConfig, ledger: Ledger, *, folder: Path) -
         "config": config.model_dump(mode="json"),
         "scale_in": spec.scale_in,
         "scale_out": spec.scale_out,
-        "ledger": ledger.model_dump(mode="json"),
+        "ledger": trained.ledger.model_dump(mode="json"),
     }
     write_json(folder / "job.json", record)
 
@@ -238,12 +289,10 @@ def remove_working_files(run: RunFolder) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lm_flops(config: ExperimentConfig, subject: Subject, stream: Stream) -> float:
+def _lm_flops(config: ExperimentConfig, subject: Subject, read: Mapping[str, Reading]) -> float:
     """FLOPs of the lm up to the hook point for the tokens harvested: 2 per weight and token, kept epochs not again."""
     layers = subject.lm.model.get_submodule(subject.lm.layers_path)
     n_layers = subject.hook_point.layer + (subject.hook_point.site != "resid_pre")
     weights = sum(p.numel() for index in range(n_layers) for p in layers.get_submodule(str(index)).parameters())
-    buffers = [stream.domain] if stream.general is None else [stream.domain, stream.general]
     kept = config.train.cache_gigabytes > 0
-    rows = [b.n_rows_read * min(1.0, 1.0 / b.epoch) if kept else b.n_rows_read for b in buffers if b.n_rows_read]
-    return 2.0 * weights * sum(rows)
+    return 2.0 * weights * sum(corpus.n_rows_once if kept else corpus.n_rows for corpus in read.values())

@@ -13,22 +13,23 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fovea import __version__
 from fovea.atomic import write_json, write_text
 from fovea.config import load_toml
 from fovea.errors import FoveaError, RunError
 from fovea.experiment.config import ExperimentConfig, resolve
+from fovea.ranks import ALONE, Ranks
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "datasets", "pydantic")
 
 
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run, and the ranks that work in it: all may read, the first writes what they share."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
+        self.path, self.ranks = path, ranks
         self.experiment = path / "experiment.toml"
         self.provenance = path / "provenance.json"
         self.corpora = path / "corpora"
@@ -55,12 +56,29 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator[RunFolder]:
-    """The folder, locked for this process, holding this experiment and no other.
+def open_run(path: Path, config: ExperimentConfig, *, resume: bool, ranks: Ranks = ALONE) -> Generator[RunFolder]:
+    """The folder, locked for this process and the other ranks of its job, holding this experiment and no other.
 
     Raises:
         RunError: the folder holds something else, another experiment, or a run in progress.
     """
+    if not ranks.is_first:
+        ranks.by_first(_nothing)
+        with _logging_to(path / f"log-rank-{ranks.rank}.jsonl", logging.WARNING):
+            yield RunFolder(path, ranks)
+        return
+    with _opened(path, config, resume=resume) as run:
+        ranks.by_first(_nothing)
+        run.ranks = ranks
+        yield run
+
+
+def _nothing() -> None:
+    """What the first rank has done when the others may go on."""
+
+
+@contextmanager
+def _opened(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator[RunFolder]:
     _refuse_foreign(RunFolder(path), config, resume=resume)
     is_new = not RunFolder(path).experiment.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +122,7 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"--out {where!r} is a file; give a new folder")
     held = (
-        [entry.name for entry in run.path.iterdir() if entry.name not in {".lock", "log.jsonl"}]
+        [entry.name for entry in run.path.iterdir() if entry.name != ".lock" and not entry.match("log*.jsonl")]
         if run.path.exists()
         else []
     )
@@ -133,32 +151,29 @@ def _locked(path: Path) -> Generator[None]:
         yield
 
 
-class _JsonLines(logging.Handler):
-    """Appends each record as one json line."""
+class _JsonFormat(logging.Formatter):
+    """Each record as one json line."""
 
-    def __init__(self, file: TextIO) -> None:
-        super().__init__(logging.INFO)
-        self.file = file
-
-    def emit(self, record: logging.LogRecord) -> None:
+    def format(self, record: logging.LogRecord) -> str:
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.file.flush()
+        return json.dumps(line, ensure_ascii=False)
 
 
 @contextmanager
-def _logging_to(path: Path) -> Generator[None]:
+def _logging_to(path: Path, level: int = logging.INFO) -> Generator[None]:
+    """Append records of `level` and above to a file that is made with the first of them."""
     logger = logging.getLogger("fovea")
-    with path.open("a", encoding="utf-8") as file:
-        handler = _JsonLines(file)
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
+    handler.setFormatter(_JsonFormat())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(before)
 
 
 def write_provenance(run: RunFolder, *, command: str, fingerprints: dict[str, Any]) -> None:

@@ -21,11 +21,16 @@ from fovea.sae.base import SAE
 
 
 def measure_latents(measurement: DomainMeasurement, run: RunFolder, *, general_sae: SAE | None) -> list[MetricRecord]:
-    """Count on held-out text, compare with g, write the tables; returns the summary records."""
+    """Count on held-out text, compare with g, write the tables; returns the summary records.
+
+    Ranks after the first only count.
+    """
     sources = measurement.sources
     domain = sources.domain.heldout
     general = sources.general.heldout if sources.general else None
     counts = {chunks.packed.name: measurement.count(chunks) for chunks in (domain, general) if chunks is not None}
+    if not run.ranks.is_first:
+        return []
     baselines = _baselines(measurement, run, g=general_sae)
     records: list[MetricRecord] = []
     for contender in measurement.contenders:

@@ -3,7 +3,8 @@
     saes/, general/, controls --evaluate--> evaluation/*.safetensors (per-document sums, firing counts)
                                         --> metrics.jsonl, comparisons.jsonl, features/JOB/latents.parquet
 
-Each part is complete or absent, so a killed evaluation goes on with the part it was in.
+Each part is complete or absent, so a killed evaluation goes on with the part it was in. Of several ranks each takes its
+share of the contexts, sums are added, and the first one writes.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from fovea.experiment.fit import Sources
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.prepare import Subject
 from fovea.experiment.progress import stage
+from fovea.ranks import ALONE, Ranks
 from fovea.sae.base import SAE
 from fovea.sae.files import fingerprint
 from fovea.sae.frozen import FrozenSAE
@@ -77,10 +80,10 @@ def general_of(subject: Subject, domain: DomainConfig) -> Contender:
     return Contender(info, sae, GeneralAlone(), None)
 
 
-def bench_of(subject: Subject, keep: TokenFilter, mean: Float[Tensor, " d_in"]) -> Bench:
+def bench_of(subject: Subject, keep: TokenFilter, mean: Float[Tensor, " d_in"], *, ranks: Ranks = ALONE) -> Bench:
     """What all evaluations of a run share."""
     general = None if subject.frozen is None else _in_units_of_x(subject.frozen)
-    return Bench(subject.lm, subject.hook_point, keep, general, mean)
+    return Bench(subject.lm, subject.hook_point, keep, general, mean, ranks=ranks)
 
 
 def _in_units_of_x(frozen: FrozenSAE) -> Callable[[Tensor], Reconstruction]:
@@ -111,7 +114,7 @@ class DomainMeasurement:
         self.sources, self.contenders = sources, contenders
 
     def run_parts(self) -> Measured:
-        """Records and comparisons of every part, computed or read back."""
+        """Records and comparisons of every part, computed or read back; none on ranks after the first."""
         measure = self.config.evaluate
         own, general = self.sources.domain.corpus, self.sources.general
         parts = [(own.heldout, measure.heldout_tokens), (own.train, measure.train_tokens)]
@@ -126,6 +129,8 @@ class DomainMeasurement:
 
     def _measure(self, packed: PackedTokens, n_tokens: int) -> Measured:
         sums = self._sums(packed, n_tokens)
+        if not self.run.ranks.is_first:
+            return Measured([], [])
         split: Literal["heldout", "train"] = "train" if packed.split == "train" else "heldout"
         part = Part(packed.name, split, packed.fingerprint)
         resampled = resample(sums, corpus=packed.name, split=split, n_resamples=self.config.evaluate.n_resamples)
@@ -159,17 +164,18 @@ class DomainMeasurement:
                 )
 
         path = self.run.evaluation / self.domain.name / f"{packed.name}-{packed.split}.safetensors"
-        return cached_sums(path, compute, key=self._key(packed, n_contexts))
+        return cached_sums(path, compute, key=self._key(packed, n_contexts), ranks=self.run.ranks)
 
     def count(self, chunks: ActivationChunks) -> dict[str, FiringCounts]:
-        """Firing counts of every contender on a split, up to the experiment's density_tokens."""
-        packed = chunks.packed
+        """Firing counts of every contender on a split, up to the experiment's density_tokens; the same on all ranks."""
+        packed, ranks = chunks.packed, self.run.ranks
         wanted = min(self.config.evaluate.density_tokens, packed.n_contexts * packed.context_size)
         # The key is in the name: counts of other SAEs or tokens are never read for these.
         key = self._key(packed, wanted)[:16]
         path = self.run.evaluation / self.domain.name / f"firing-{packed.name}-{packed.split}-{key}.safetensors"
-        if path.exists():
-            return load_counts(path)
+        # What the first rank sees decides: files reach other machines late.
+        if ranks.any(ranks.is_first and path.exists()):
+            return ranks.after_first(lambda: load_counts(path))
         with stage(f"counting firing on {packed.name} ({packed.split})", wanted, unit="tokens") as advance:
             done = 0
 
@@ -179,8 +185,8 @@ class DomainMeasurement:
                 done = n_done
 
             encoders = {contender.info.job: contender.sae.encode for contender in self.contenders}
-            counts = count_firing(_spread_rows(chunks, wanted), encoders, observe=observe)
-        save_counts(path, counts)
+            counts = count_firing(_spread_rows(chunks, wanted, ranks), encoders, observe=observe, ranks=ranks)
+        ranks.by_first(lambda: save_counts(path, counts))
         return counts
 
     def _compare(self, resampled: Resampled, part: Part) -> list[Comparison]:
@@ -215,11 +221,15 @@ def _curves(contenders: list[Contender]) -> list[Curve]:
     return [Curve(method, tuple(tuple(names) for names in by_point.values())) for method, by_point in points.items()]
 
 
-def _spread_rows(chunks: ActivationChunks, n_tokens: int) -> Iterator[Chunk]:
-    """About `n_tokens` rows (none more), in chunks from all over the split."""
+def _spread_rows(chunks: ActivationChunks, n_tokens: int, ranks: Ranks) -> Iterator[Chunk]:
+    """About `n_tokens` rows (none more) of all ranks, in chunks from all over the split, dealt to the ranks in turn."""
     done = 0
-    for index in spread(chunks.n_chunks, -(-n_tokens // (chunks.contexts_per_chunk * chunks.packed.context_size))):
-        chunk = chunks.chunk(index)
-        kept = min(len(chunk.x), n_tokens - done)
+    indices = spread(chunks.n_chunks, -(-n_tokens // (chunks.contexts_per_chunk * chunks.packed.context_size)))
+    for first in range(0, len(indices), ranks.size):
+        # A rank that is dealt no chunk takes part with none of the rows of the first.
+        is_dealt = first + ranks.rank < len(indices)
+        chunk = chunks.chunk(indices[first + ranks.rank if is_dealt else 0])
+        lengths = ranks.gather(torch.tensor(len(chunk.x) * is_dealt)).tolist()
+        kept = max(0, min(lengths[ranks.rank], n_tokens - done - sum(lengths[: ranks.rank])))
         yield Chunk(*(field[:kept] for field in chunk))
-        done += kept
+        done += sum(lengths)

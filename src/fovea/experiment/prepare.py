@@ -19,11 +19,13 @@ from fovea.data.batching import batch_record, fastest_batch
 from fovea.data.cache import SharedCache
 from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
+from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
+from fovea.experiment.sharing import local_device
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
 from fovea.lm.memory import keep_freed_memory
@@ -65,14 +67,14 @@ class Calibration(NamedTuple):
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
-    """The lm and g, checked against each other.
+    """The lm and g, checked against each other; the lm on this rank's own device.
 
     Raises:
         ModelError: the hook point is not in the lm.
         SAEError: g has another width or belongs to another hook point or lm.
     """
     keep_freed_memory()
-    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=config.lm.device)
+    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=local_device(config.lm.device))
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
     if config.general is None:
@@ -176,8 +178,13 @@ def _material(
     return Material(corpus, train, heldout)
 
 
-def remember(config: ExperimentConfig, run: RunFolder, chunks: ActivationChunks, *, name: str) -> None:
+def remember(
+    config: ExperimentConfig, run: RunFolder, chunks: ActivationChunks, *, name: str, n_parts: int = 1
+) -> None:
     """Keep chunks on disk as the experiment says: in the run, in a folder that runs share, or not at all.
+
+    Args:
+        n_parts: Parts that share the room in the run; a shared folder has one limit in any case.
 
     Raises:
         RunError: the folder of the cache cannot be used, or holds something else.
@@ -192,7 +199,7 @@ def remember(config: ExperimentConfig, run: RunFolder, chunks: ActivationChunks,
         run.activations / name,
         key=chunks.key,
         dtype=chunks.lm.dtype,
-        max_bytes=max_bytes,
+        max_bytes=max_bytes // n_parts,
         precision=chunks.precision,
     )
     chunks.remember(store)
@@ -217,6 +224,29 @@ def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subjec
     found = json.loads(path.read_text())
     log.info("the lm sees %d contexts at once (%s)", found["contexts_per_batch"], path)
     return int(found["contexts_per_batch"])
+
+
+def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> dict[int, ActivationChunks]:
+    """The shards of the training split that this rank reads, by number; of one shard, the split itself."""
+    n_shards = int(config.train.shards)
+    whole = material.train
+    if n_shards == 1:
+        return {0: whole}
+    n_own = n_shards // run.ranks.size
+    found: dict[int, ActivationChunks] = {}
+    for shard in range(run.ranks.rank * n_own, (run.ranks.rank + 1) * n_own):
+        found[shard] = ActivationChunks(
+            whole.lm,
+            whole.hook_point,
+            packed=TokenShard(whole.packed, shard, n_shards),
+            token_filter=whole.token_filter,
+            contexts_per_chunk=whole.contexts_per_chunk,
+            contexts_per_batch=whole.contexts_per_batch,
+        )
+        found[shard].round_to(whole.precision)
+        name = f"{whole.packed.name}-{shard:04d}-of-{n_shards:04d}"
+        remember(config, run, found[shard], name=name, n_parts=n_shards)
+    return found
 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:

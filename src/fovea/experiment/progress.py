@@ -18,7 +18,7 @@ Advance = Callable[[int], None]
 def stage(title: str, total: int | None, *, unit: str = "", done: int = 0) -> Generator[Advance]:
     """A stage of `total` units, `done` of them from before; call the yielded function with each advance."""
     began = time.monotonic()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):  # ranks after the first log warnings only
         columns = [
             TextColumn("{task.description}"),
             BarColumn(),

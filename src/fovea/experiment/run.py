@@ -2,12 +2,15 @@
 
 settings -> lm, g -> tokens -> filter, scales -> train, per domain -> measure, per domain -> metrics -> features
 -> report
+
+Under torchrun every rank walks through the same stages: each reads, trains and measures its part; the first one writes.
 """
 
 import logging
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -33,7 +36,9 @@ from fovea.experiment.prepare import (
     materials,
     warn_if_misread,
 )
+from fovea.experiment.sharing import settle
 from fovea.sae.files import fingerprint, read_sae, save_sae
+from fovea.together import joined
 
 log = logging.getLogger("fovea")
 
@@ -45,40 +50,51 @@ def demo_experiment(overrides: tuple[str, ...] = ()) -> ExperimentConfig:
 
 
 def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False) -> RunFolder:
-    """Train, measure and report `config` in the folder `out`.
+    """Train, measure and report `config` in the folder `out`; with the other ranks, where there are any.
 
     Raises:
         FoveaError: a setting, reference or folder is not usable; what was finished before stays.
+        RankError: another rank was lost; resume goes on, on any number of ranks that divides train.shards.
         Interrupted: a signal came; resume goes on to the same bytes.
     """
-    with open_run(out, config, resume=resume) as run:
-        subject = load_subject(config)
-        write_provenance(run, command=command_line(), fingerprints=general_provenance(subject))
-        _keep_general(run, subject)
-        check_sparsities(config, subject)
-        found = materials(config, run, subject)
-        if "general" in found:
-            warn_if_misread(subject, calibrate(run, found["general"].train).rows)
-        sources = {
-            domain.name: Sources(found[domain.name], found.get("general"), calibrate(run, found[domain.name].train))
-            for domain in config.domain
-        }
-        controls = {
-            domain.name: untrained_controls(config, subject, domain, calibration=sources[domain.name].calibration)
-            for domain in config.domain
-        }
-        for domain in config.domain:
-            fit_domain(config, run, subject, domain=domain, sources=sources[domain.name])
-        # Mean ablation puts in the mean of general text, or of D where there is none: "general" comes first.
-        reference = next(iter(found.values())).train
-        bench = bench_of(subject, reference.token_filter, calibrate(run, reference).input.mean)
-        _measure(config, run, subject, sources=sources, bench=bench, controls=controls)
-        write_json(run.path / "excluded.json", count_excluded(run, {name: m.corpus for name, m in found.items()}))
-        if config.features is not None:
-            collect_features(config, run, subject, materials=found, settings=config.features, replace=True)
-        remove_working_files(run)
-        _finish(run)
+    with joined(timeout_seconds=config.train.rank_timeout_seconds, device=config.lm.device) as ranks:
+        config = settle(config, out, ranks)
+        with open_run(out, config, resume=resume, ranks=ranks) as run:
+            _run(config, run)
     return run
+
+
+def _run(config: ExperimentConfig, run: RunFolder) -> None:
+    ranks = run.ranks
+    subject = ranks.after_first(lambda: load_subject(config))
+    ranks.by_first(lambda: _begin(run, subject))
+    check_sparsities(config, subject)
+    found = ranks.after_first(lambda: materials(config, run, subject))
+    calibrations = ranks.after_first(lambda: {name: calibrate(run, m.train) for name, m in found.items()})
+    if "general" in calibrations and ranks.is_first:
+        warn_if_misread(subject, calibrations["general"].rows)
+    sources = {
+        domain.name: Sources(found[domain.name], found.get("general"), calibrations[domain.name])
+        for domain in config.domain
+    }
+    controls = {
+        domain.name: untrained_controls(config, subject, domain, calibration=calibrations[domain.name])
+        for domain in config.domain
+    }
+    for domain in config.domain:
+        fit_domain(config, run, subject, domain=domain, sources=sources[domain.name])
+    # Mean ablation puts in the mean of general text, or of D where there is none: "general" comes first.
+    reference = next(iter(found))
+    bench = bench_of(subject, found[reference].train.token_filter, calibrations[reference].input.mean, ranks=ranks)
+    _measure(config, run, subject, sources=sources, bench=bench, controls=controls)
+    if config.features is not None:
+        collect_features(config, run, subject, materials=found, settings=config.features, replace=True)
+    ranks.by_first(lambda: _finish(run, count_excluded(run, {name: m.corpus for name, m in found.items()})))
+
+
+def _begin(run: RunFolder, subject: Subject) -> None:
+    write_provenance(run, command=command_line(), fingerprints=general_provenance(subject))
+    _keep_general(run, subject)
 
 
 def _measure(
@@ -100,9 +116,10 @@ def _measure(
         g = None if subject.general is None else subject.general.sae
         records += [*found.records, *measure_latents(measurement, run, general_sae=g)]
         comparisons += found.comparisons
-    write_definitions(run.path / "definitions.json")
-    write_comparisons(run.path / "comparisons.jsonl", comparisons)
-    write_metrics(run.metrics, records)
+    if run.ranks.is_first:
+        write_definitions(run.path / "definitions.json")
+        write_comparisons(run.path / "comparisons.jsonl", comparisons)
+        write_metrics(run.metrics, records)
 
 
 def _keep_general(run: RunFolder, subject: Subject) -> None:
@@ -122,11 +139,13 @@ def _keep_general(run: RunFolder, subject: Subject) -> None:
         )
 
 
-def _finish(run: RunFolder) -> None:
+def _finish(run: RunFolder, excluded: Mapping[str, Any]) -> None:
     """Write the report and say where it is; without the report extra the run is complete all the same."""
     from fovea.report.page import write_report
     from fovea.report.summary import headline, summary_table
 
+    write_json(run.path / "excluded.json", excluded)
+    remove_working_files(run)
     console = Console()
     try:
         report = f"report: {write_report(run.path)}"

@@ -25,6 +25,7 @@ from fovea.features.files import Ints, ragged_indices
 from fovea.features.hashing import Hashes, firing_keys, window_hashes
 from fovea.features.histogram import Histograms
 from fovea.features.kept import Entries, Smallest, order_of, ranks_of
+from fovea.ranks import Ranks
 
 SAMPLE = 256
 "Firings of each latent whose activations tell the ranks; exact for latents that fire no more often."
@@ -78,6 +79,15 @@ class Reading:
                 )
             first_context += n_contexts
             first_document += chunks.packed.n_documents
+
+    def prefetch(self, ranks: Ranks) -> None:
+        """Of several ranks each makes its share of the chunks, which the others find in the store, if there is one."""
+        if ranks.size > 1:
+            for chunks, n_contexts in self.parts:
+                for index in range(ranks.rank, -(-n_contexts // chunks.contexts_per_chunk), ranks.size):
+                    if chunks.is_kept:
+                        chunks.chunk(index)
+            ranks.barrier()
 
     def tokens(self, first: int, last: int) -> NDArray[np.uint32]:
         """[contexts pos] the tokens of contexts `first` to before `last` in reading order."""

@@ -25,7 +25,9 @@ class Batch(NamedTuple):
     x_general: Float[Tensor, "tokens d_in"] | None
     "g(x), the general SAE's reconstruction in fp32, computed once for all jobs; None when no job reads it."
     is_domain: Bool[Tensor, " tokens"]
-    "True where the token comes from the domain corpus. Row order carries no meaning."
+    "True where the token comes from the domain corpus. Row order carries no meaning but for the shards."
+    n_shards: int = 1
+    "The rows are so many equal parts, one after the other, each from its own shard of the stream."
 
 
 class Setting(NamedTuple):
@@ -95,16 +97,23 @@ class Method(Config):
         return x_hat
 
 
-def choose_rows(is_domain: Bool[Tensor, " tokens"], n_rows: int, general_share: float) -> Int[Tensor, " rows"]:
+def choose_rows(
+    is_domain: Bool[Tensor, " tokens"], n_rows: int, general_share: float, *, n_shards: int = 1
+) -> Int[Tensor, " rows"]:
     """Indices of `n_rows` rows of a batch, `general_share` of them (rounded) from general text, the rest from D.
 
-    Every job of a run takes equally many rows from each step, so equal steps mean equal tokens.
+    Every job of a run takes equally many rows from each step, so equal steps mean equal tokens; and equally many of
+    each shard, so that its rows do not depend on which shards are in the same process.
     """
-    n_general = round(general_share * n_rows)
-    domain = is_domain.nonzero().squeeze(1)[: n_rows - n_general]
-    general = (~is_domain).nonzero().squeeze(1)[:n_general]
-    assert len(domain) + len(general) == n_rows, "the stream gave fewer rows than the method asked for"
-    return torch.cat([domain, general])
+    n_each = n_rows // n_shards
+    n_general = round(general_share * n_each)
+    parts: list[Tensor] = []
+    for shard, is_own in enumerate(is_domain.chunk(n_shards)):
+        domain = is_own.nonzero().squeeze(1)[: n_each - n_general]
+        general = (~is_own).nonzero().squeeze(1)[:n_general]
+        assert len(domain) + len(general) == n_each, "the stream gave fewer rows than the method asked for"
+        parts += [domain + shard * len(is_own), general + shard * len(is_own)]
+    return torch.cat(parts)
 
 
 def need_general(setting: Setting, kind: str) -> LoadedSAE:

@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fovea.ranks import Mesh
 from fovea.sae.base import SAE, ComputeDtype, LossTerms, StepResult, StepState
 from fovea.sae.encoder import Encoder, known_product
+from fovea.sae.exchange import no_code, topk
 from fovea.sae.select import Dead, Selection, only_dense, top_of_rows
 from fovea.sae.sparse import ByLatent, Parts, SparseCode, dense_reconstruct, entry_pre, join, rebuild
 from fovea.sae.terms import mse
@@ -65,14 +67,17 @@ def step(
 ) -> StepResult:
     """mse and AuxK of one batch."""
     how = how._replace(dense=how.dense or only_dense())
-    dead = state.dead.nonzero().squeeze(1)
-    ask = _ask(sae, dead, how)
+    dead, mesh = state.dead.nonzero().squeeze(1), state.mesh
+    ask = _ask(sae, dead, how, mesh)
     with torch.no_grad():
         code, of_dead = select(at.x_centred, at.encoder, ask)
-    x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, sae.b_dec)
+        if mesh.latents.size > 1:
+            of_dead = _of_all_dead(of_dead, code, how, k_aux=k_aux_for(sae.d_in), mesh=mesh)
+    x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, mesh.once(sae.b_dec))
+    x_hat = mesh.whole(x_hat)
     terms = {"mse": mse(x_hat, target)}
     if error_hat is not None:
-        terms["auxk"] = how.aux_weight * mse(error_hat, target - x_hat.detach())
+        terms["auxk"] = how.aux_weight * mse(mesh.whole(error_hat), target - x_hat.detach())
     counts = code.counts()
     smallest = code.values.min() if len(code.values) else code.values.new_tensor(float("nan"))
     return StepResult(
@@ -84,15 +89,27 @@ def step(
     )
 
 
-def _ask(sae: SAE, dead: Int[Tensor, " d_dead"], how: Objective) -> Dead | None:
+def _ask(sae: SAE, dead: Int[Tensor, " d_dead"], how: Objective, mesh: Mesh) -> Dead | None:
     """The k_aux largest positive pre-activations of dead latents on each token rebuild the error.
 
-    Few dead latents are nearly all chosen, so dense products are cheaper; many are not.
+    Few dead latents are nearly all chosen, so dense products are cheaper; many are not. Ranks with other latents
+    compare theirs, so each brings a code.
     """
     if not (how.aux_weight and len(dead)):
         return None
     k_aux = min(k_aux_for(sae.d_in), len(dead))
-    return Dead(dead, k_aux if how.dense or len(dead) > DENSE_UP_TO * k_aux else None)
+    as_code = how.dense or mesh.latents.size > 1 or len(dead) > DENSE_UP_TO * k_aux
+    return Dead(dead, k_aux if as_code else None)
+
+
+def _of_all_dead(
+    own: SparseCode | Tensor | None, code: SparseCode, how: Objective, *, k_aux: int, mesh: Mesh
+) -> SparseCode | None:
+    """This rank's part of the k_aux largest of the dead latents of all ranks; None where no rank has any."""
+    assert not isinstance(own, Tensor), "asked for as a code"
+    if not (how.aux_weight and mesh.latents.any(own is not None)):
+        return None
+    return topk(no_code(code) if own is None else own, k_aux, mesh.latents)
 
 
 def k_aux_for(d_in: int) -> int:

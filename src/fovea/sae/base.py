@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fovea.config import Config
 from fovea.errors import ConfigError, SAEError
+from fovea.ranks import ALONE_MESH, Mesh
 from fovea.sae.token_norm import TokenNorm, inward, outward
 
 PreBias = Literal["tied", "none"] | Tensor
@@ -49,10 +50,12 @@ class StepState(NamedTuple):
     "Warm-up factor of the sparsity terms, between 0 and 1."
     dead: Bool[Tensor, " d_sae"]
     "Latents that have not fired for dead_after_tokens."
+    mesh: Mesh = ALONE_MESH
+    "Who has the other tokens of the batch and the other latents."
 
 
 class StepResult(NamedTuple):
-    """What one step is made of. Nothing here but `terms` is trained."""
+    """What one step is made of, on this rank's tokens and latents. Nothing here but `terms` is trained."""
 
     terms: LossTerms
     fired: Bool[Tensor, " d_sae"]
@@ -62,7 +65,7 @@ class StepResult(NamedTuple):
     x_hat: Float[Tensor, "tokens d_in"]
     "The reconstruction of `target`, detached."
     observed: Mapping[str, Tensor]
-    "Quantities that `after_step` folds into buffers."
+    "Quantities that `after_step` folds into buffers; of several ranks' the smallest, NaN being none."
 
 
 class Weights(NamedTuple):

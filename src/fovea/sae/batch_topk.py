@@ -8,6 +8,7 @@ correct it for its start at zero (as Adam does), so short runs are right too, an
 Decoder rows stay at length 1. Saved as jumprelu.
 """
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -15,9 +16,11 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from fovea.ranks import ALONE_MESH, Mesh
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import Encoder
+from fovea.sae.exchange import batch_topk
 from fovea.sae.jumprelu import JumpReLUSAE
 from fovea.sae.select import Dead, Selection, select_batch_topk
 from fovea.sae.terms import AUX_WEIGHT
@@ -83,11 +86,23 @@ class BatchTopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        return step(self, self.select, at, target=target, state=state, how=Objective(self.config.aux_weight))
+        select = partial(self.select, mesh=state.mesh)
+        return step(self, select, at, target=target, state=state, how=Objective(self.config.aux_weight))
 
-    def select(self, x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, dead: Dead | None) -> Selection:
-        """The latents that compete and win."""
-        return select_batch_topk(x_centred, encoder, self.k, dead=dead)
+    def select(
+        self,
+        x_centred: Float[Tensor, "tokens d_in"],
+        encoder: Encoder,
+        dead: Dead | None,
+        *,
+        mesh: Mesh = ALONE_MESH,
+    ) -> Selection:
+        """The latents that compete and win, in the batch of all ranks."""
+
+        def select(k: int, dead: Dead | None) -> Selection:
+            return select_batch_topk(x_centred, encoder, k, dead=dead)
+
+        return batch_topk(select, self.k, mesh, dead=dead)
 
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:

@@ -56,7 +56,7 @@ class GatedConfig(SAEConfig):
 
 
 class Rebuilt(NamedTuple):
-    """What both paths of the loss give."""
+    """What both paths of the loss give, of this rank's latents."""
 
     x_hat: Float[Tensor, "tokens d_in"]
     x_hat_of_gate: Float[Tensor, "tokens d_in"]
@@ -97,42 +97,59 @@ class GatedSAE(SAE):
         norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
         no_bias = torch.zeros_like(self.b_gate)
         few = active(self, x, no_bias, floor=-self.b_gate, compute_dtype=config.compute_dtype)
-        rebuilt = self._by_products(x, norms, config) if few is None else self._by_entries(few, norms, config)
-        terms = {"mse": mse(rebuilt.x_hat, target)}
+        mesh, b_dec = state.mesh, state.mesh.once(self.b_dec)
+        if few is None:
+            rebuilt = self._by_products(x, norms, b_dec=b_dec, config=config)
+        else:
+            rebuilt = self._by_entries(few, norms, b_dec=b_dec, config=config)
+        x_hat = mesh.whole(rebuilt.x_hat)
+        terms = {"mse": mse(x_hat, target)}
         if config.l1:
-            terms["l1"] = state.sparsity_scale * config.l1 * rebuilt.penalty
-        terms["aux"] = mse(rebuilt.x_hat_of_gate, target)
+            terms["l1"] = state.sparsity_scale * config.l1 * mesh.whole(rebuilt.penalty)
+        terms["aux"] = mse(mesh.whole(rebuilt.x_hat_of_gate), target)
         n_fired = rebuilt.n_fired
-        return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), rebuilt.x_hat.detach(), {})
+        return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
 
     def _by_products(
-        self, x: Float[Tensor, "tokens {self.d_in}"], norms: Float[Tensor, " d_sae"] | None, config: GatedConfig
+        self,
+        x: Float[Tensor, "tokens {self.d_in}"],
+        norms: Float[Tensor, " d_sae"] | None,
+        *,
+        b_dec: Float[Tensor, " d_in"],
+        config: GatedConfig,
     ) -> "Rebuilt":
         """Dense: the reference, and faster while many gates are open."""
         product = trained_pre(self, x, torch.zeros_like(self.b_gate), compute_dtype=config.compute_dtype)
         gate = product + self.b_gate
         latents, open_gate = self._magnitude(product, gate), gate.relu()
-        W_dec, b_dec = self._aux_decoder(config)
+        W_aux, b_aux = self._aux_decoder(b_dec, config)
         return Rebuilt(
-            latents @ self.W_dec + self.b_dec,
-            open_gate @ W_dec + b_dec,
+            latents @ self.W_dec + b_dec,
+            open_gate @ W_aux + b_aux,
             l1(open_gate, norms),
             (latents.detach() > 0).sum(dim=0),
         )
 
-    def _by_entries(self, few: Active, norms: Float[Tensor, " d_sae"] | None, config: GatedConfig) -> "Rebuilt":
+    def _by_entries(
+        self,
+        few: Active,
+        norms: Float[Tensor, " d_sae"] | None,
+        *,
+        b_dec: Float[Tensor, " d_in"],
+        config: GatedConfig,
+    ) -> "Rebuilt":
         """On the open gates alone."""
         open_gate = few.pre + few.of_latent(self.b_gate)
         latents = (few.pre * few.of_latent(self.r_mag.exp()) + few.of_latent(self.b_mag)).relu()
         return Rebuilt(
-            few.rebuild(latents, self.W_dec, self.b_dec),
-            few.rebuild(open_gate, *self._aux_decoder(config)),
+            few.rebuild(latents, self.W_dec, b_dec),
+            few.rebuild(open_gate, *self._aux_decoder(b_dec, config)),
             few.mean_sum(open_gate if norms is None else open_gate * few.of_latent(norms)),
             few.n_fired(latents),
         )
 
-    def _aux_decoder(self, config: GatedConfig) -> tuple[Tensor, Tensor]:
-        return (self.W_dec.detach(), self.b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, self.b_dec)
+    def _aux_decoder(self, b_dec: Tensor, config: GatedConfig) -> tuple[Tensor, Tensor]:
+        return (self.W_dec.detach(), b_dec.detach()) if config.detach_aux_decoder else (self.W_dec, b_dec)
 
     def inference_form(self) -> "GatedSAE":
         """A copy: training and inference are the same."""

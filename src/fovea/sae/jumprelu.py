@@ -79,13 +79,13 @@ class JumpReLUConfig(SAEConfig):
 
 
 class Rebuilt(NamedTuple):
-    """What both paths of the loss give."""
+    """What both paths of the loss give, of this rank's tokens and latents."""
 
     x_hat: Float[Tensor, "tokens d_in"]
     l0: Float[Tensor, ""]
     fired: Bool[Tensor, " d_sae"]
     dead: Float[Tensor, ""] | None
-    "The pull on dead latents, not yet weighted; None if there are none."
+    "The pull on dead latents, not yet weighted; None if no rank has any."
 
 
 class JumpReLUSAE(SAE):
@@ -135,16 +135,26 @@ class JumpReLUSAE(SAE):
         floor = (self.threshold - config.bandwidth / 2) - 1e-6 * (self.threshold.abs() + config.bandwidth)
         few = active(self, x, self.b_enc, floor=floor, compute_dtype=config.compute_dtype)
         dead = state.dead.nonzero().squeeze(1) if config.dead_weight else None
-        dead = None if dead is None or len(dead) == 0 else dead
-        rebuilt = self._by_products(x, dead, config) if few is None else self._by_entries(few, dead, config)
+        mesh, b_dec = state.mesh, state.mesh.once(self.b_dec)
+        dead = None if dead is None or not mesh.latents.any(len(dead) > 0) else dead
+        if few is None:
+            rebuilt = self._by_products(x, dead, b_dec=b_dec, config=config)
+        else:
+            rebuilt = self._by_entries(few, dead, b_dec=b_dec, config=config)
+        x_hat = mesh.whole(rebuilt.x_hat)
         weight = state.sparsity_scale * config.l0_weight * self.d_in
-        terms = {"mse": mse(rebuilt.x_hat, target), "l0": weight * target_l0(rebuilt.l0, config.target_l0)}
+        terms = {"mse": mse(x_hat, target), "l0": weight * target_l0(mesh.pooled(rebuilt.l0), config.target_l0)}
         if rebuilt.dead is not None:
-            terms["dead"] = config.dead_weight * rebuilt.dead
-        return StepResult(LossTerms(terms), rebuilt.fired, rebuilt.l0.detach(), rebuilt.x_hat.detach(), {})
+            terms["dead"] = config.dead_weight * mesh.whole(rebuilt.dead)
+        return StepResult(LossTerms(terms), rebuilt.fired, rebuilt.l0.detach(), x_hat.detach(), {})
 
     def _by_products(
-        self, x: Float[Tensor, "tokens {self.d_in}"], dead: Int[Tensor, " d_dead"] | None, config: JumpReLUConfig
+        self,
+        x: Float[Tensor, "tokens {self.d_in}"],
+        dead: Int[Tensor, " d_dead"] | None,
+        *,
+        b_dec: Float[Tensor, " d_in"],
+        config: JumpReLUConfig,
     ) -> "Rebuilt":
         """Dense: the reference, and faster while many latents fire."""
         pre = trained_pre(self, x, self.b_enc, compute_dtype=config.compute_dtype)
@@ -154,9 +164,16 @@ class JumpReLUSAE(SAE):
         if dead is not None:
             term = dead_pre(pre[:, dead], self.threshold[dead], torch.linalg.vector_norm(self.W_dec[dead], dim=1))
         fired = (latents.detach() > 0).any(dim=0)
-        return Rebuilt(latents @ self.W_dec + self.b_dec, steps.sum() / len(x), fired, term)
+        return Rebuilt(latents @ self.W_dec + b_dec, steps.sum() / len(x), fired, term)
 
-    def _by_entries(self, few: Active, dead: Int[Tensor, " d_dead"] | None, config: JumpReLUConfig) -> "Rebuilt":
+    def _by_entries(
+        self,
+        few: Active,
+        dead: Int[Tensor, " d_dead"] | None,
+        *,
+        b_dec: Float[Tensor, " d_in"],
+        config: JumpReLUConfig,
+    ) -> "Rebuilt":
         """On the pre-activations that fire, and on those that lie in the window below their threshold, alone."""
         threshold = self.threshold.detach().index_select(0, few.code.latents)
         fires = few.code.values > threshold.clamp_min(0.0)
@@ -164,7 +181,7 @@ class JumpReLUSAE(SAE):
         below, width = ByLatent(part_of(few.code, ~fires)), config.bandwidth
         values, silent = below.code.values, per_entry(self.threshold, below)
         latents: Tensor = _JumpReLU.apply(firing.pre, firing.of_latent(self.threshold), width)
-        x_hat = firing.rebuild(latents, self.W_dec, self.b_dec)
+        x_hat = firing.rebuild(latents, self.W_dec, b_dec)
         x_hat = watch(x_hat, _JumpReLU.apply(values, silent, width), code=below.code, W_dec=self.W_dec)
         steps: Tensor = _Step.apply(firing.pre, firing.of_latent(self.threshold), width)
         l0 = firing.mean_sum(steps) + _Step.apply(values, silent, width).sum() / firing.code.n_tokens

@@ -75,19 +75,21 @@ class ReLUSAE(SAE):
         """mse + L1."""
         config = self.config
         assert config is not None, "an SAE loaded for inference has no objective; build it from a ReLUConfig"
+        mesh, b_dec = state.mesh, state.mesh.once(self.b_dec)
         norms = None if self.unit_decoder else torch.linalg.vector_norm(self.W_dec, dim=1)
         few = active(self, x, self.b_enc, floor=torch.zeros_like(self.b_enc), compute_dtype=config.compute_dtype)
         if few is None:
             latents = trained_pre(self, x, self.b_enc, compute_dtype=config.compute_dtype).relu()
-            x_hat = latents @ self.W_dec + self.b_dec
+            x_hat = latents @ self.W_dec + b_dec
             penalty, n_fired = l1(latents, norms), (latents.detach() > 0).sum(dim=0)
         else:
-            x_hat = few.rebuild(few.pre, self.W_dec, self.b_dec)
+            x_hat = few.rebuild(few.pre, self.W_dec, b_dec)
             penalty = few.mean_sum(few.pre if norms is None else few.pre * few.of_latent(norms))
             n_fired = few.code.counts()
+        x_hat = mesh.whole(x_hat)
         terms = {"mse": mse(x_hat, target)}
         if config.l1:
-            terms["l1"] = state.sparsity_scale * config.l1 * penalty
+            terms["l1"] = state.sparsity_scale * config.l1 * mesh.whole(penalty)
         return StepResult(LossTerms(terms), n_fired > 0, n_fired.sum() / len(x), x_hat.detach(), {})
 
     def inference_form(self) -> "ReLUSAE":

@@ -6,6 +6,7 @@ Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.2-2.3, AuxK in A.2. Decod
 """
 
 import copy
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,9 +15,11 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from fovea.errors import ConfigError, SAEError
+from fovea.ranks import ALONE_MESH, Mesh
 from fovea.sae.auxk import Objective, competition, step
 from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import Encoder
+from fovea.sae.exchange import topk
 from fovea.sae.select import Dead, Selection, select_topk
 from fovea.sae.terms import AUX_WEIGHT
 
@@ -69,11 +72,20 @@ class TopKSAE(SAE):
     ) -> StepResult:
         """mse + AuxK."""
         at = competition(self, self.b_enc, x, compute_dtype=self.config.compute_dtype)
-        return step(self, self.select, at, target=target, state=state, how=Objective(self.config.aux_weight))
+        select = partial(self.select, mesh=state.mesh)
+        return step(self, select, at, target=target, state=state, how=Objective(self.config.aux_weight))
 
-    def select(self, x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, dead: Dead | None) -> Selection:
-        """The latents that compete and win."""
-        return select_topk(x_centred, encoder, self.k, dead=dead)
+    def select(
+        self,
+        x_centred: Float[Tensor, "tokens d_in"],
+        encoder: Encoder,
+        dead: Dead | None,
+        *,
+        mesh: Mesh = ALONE_MESH,
+    ) -> Selection:
+        """The latents that compete and win, against those of other ranks too."""
+        found = select_topk(x_centred, encoder, min(self.k, self.d_sae), dead=dead)
+        return found._replace(code=topk(found.code, self.k, mesh.latents))
 
     def inference_form(self) -> "TopKSAE":
         """A copy: training and inference are the same."""

@@ -5,17 +5,23 @@ batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weight
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fovea.config import Config
 from fovea.errors import FoveaError
 from fovea.methods.base import Batch, Method, choose_rows
-from fovea.sae.base import SAE, StepState
+from fovea.ranks import ALONE_MESH, Mesh
+from fovea.sae.base import SAE, StepResult, StepState
+from fovea.sae.spread import joined, keep_latents, latent_axis, own_part, with_all_latents
 from fovea.train.firing import Firing
+from fovea.train.pooling import Pooled, pool_later
 from fovea.train.schedules import LearningRateConfig, learning_rate, warmup
 
 
@@ -46,6 +52,7 @@ class JobSpec(NamedTuple):
     "The SAE sees scale_in * x and rebuilds scale_out * target; both are folded into the weights at the end."
     n_steps: int
     batch_size: int
+    "Activations per step, over all ranks."
 
 
 class StepLog(NamedTuple):
@@ -61,14 +68,20 @@ class NonFiniteLossError(FoveaError):
 
 
 class Job:
-    """One SAE, its optimiser and its counts."""
+    """One SAE, its optimiser and its counts.
 
-    def __init__(self, spec: JobSpec, sae: SAE) -> None:
-        self.spec, self.sae = spec, sae
+    Args:
+        mesh: The ranks that train it; each steps on its own tokens, and all end in the same weights.
+    """
+
+    def __init__(self, spec: JobSpec, sae: SAE, mesh: Mesh = ALONE_MESH) -> None:
+        self.spec, self.sae, self.mesh = spec, sae, mesh
+        keep_latents(sae, mesh.latents)
         trained = [p for name, p in sae.named_parameters() if name not in spec.method.frozen and p.requires_grad]
         for name, parameter in sae.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in spec.method.frozen)
         self.parameters = trained
+        self._shared = [p for name, p in sae.named_parameters() if p.requires_grad and latent_axis(name) is None]
         self.optimiser = torch.optim.Adam(trained, lr=spec.optimiser.lr.peak, betas=(0.9, 0.999), fused=True)
         self.device = sae.W_enc.device
         "Where the SAE lies: its optimiser, counts and batches lie there too."
@@ -85,64 +98,93 @@ class Job:
         Raises:
             NonFiniteLossError: the loss is not a number; the weights are those before the step.
         """
+        return self.begin(batch)()
+
+    def begin(self, batch: Batch) -> Callable[[], StepLog]:
+        """The first half of `step`: the gradient, on its way to the other ranks; call what comes back for the rest."""
         began = time.perf_counter()
         spec = self.spec
-        rows = choose_rows(batch.is_domain, spec.batch_size, spec.method.general_share)
+        n_rows = spec.batch_size // self.mesh.tokens.size
+        rows = choose_rows(batch.is_domain, n_rows, spec.method.general_share, n_shards=batch.n_shards)
         whole = len(rows) == len(batch.x)
         x, target = (batch.x, spec.method.target(batch)) if whole else (batch.x[rows], spec.method.target(batch)[rows])
         n_warmup = round(spec.optimiser.sparsity_warmup_fraction * spec.n_steps)
-        state = StepState(sparsity_scale=warmup(self.step_index, n_warmup), dead=self.firing.dead)
+        state = StepState(warmup(self.step_index, n_warmup), self.firing.dead, self.mesh)
         x, target = x.to(self.device), target.to(self.device)
         result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
+        self.optimiser.zero_grad(set_to_none=True)
         total = result.terms.total
-        # One wait for the device per step: all that is logged, in one transfer, before anything changes.
-        numbers = torch.stack([*result.terms.terms.values(), total, result.l0]).tolist()
-        *terms, loss, l0 = numbers
+        total.backward()
+        pooled = pool_later(result, total, parameters=self.parameters, shared=self._shared, mesh=self.mesh)
+        self.seconds += time.perf_counter() - began
+        return partial(self._finish, result, pooled)
+
+    def _finish(self, result: StepResult, pooled: Callable[[], Pooled]) -> StepLog:
+        began = time.perf_counter()
+        spec, whole = self.spec, pooled()
+        # One wait for the device per step: all that is logged, in one transfer, before any weight changes.
+        *terms, loss, l0 = whole.numbers.tolist()
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"job {spec.name!r}: the loss is {loss} at step {self.step_index}; lower its learning rate "
                 f"({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
             )
-        self._descend(total)
-        self.sae.after_step(result)
-        self.firing.update(result.fired, len(rows))
+        self._descend()
+        self.sae.after_step(result._replace(observed=whole.observed))
+        self.firing.update(whole.fired, spec.batch_size)
         self.step_index += 1
-        self.n_tokens += len(rows)
-        self.n_active += l0 * len(rows)
+        self.n_tokens += spec.batch_size
+        self.n_active += l0 * spec.batch_size
         self.seconds += time.perf_counter() - began
         return StepLog(dict(zip(result.terms.terms, terms, strict=True)), l0, self.n_dead)
 
-    def _descend(self, total: Tensor) -> None:
+    def _descend(self) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.project_decoder_gradient()
         # Adam divides the gradients while it reads them: clipping needs no pass of its own.
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        self.optimiser.grad_scale = (norm / self.spec.optimiser.clip_norm).clamp_min(1.0)  # pyright: ignore[reportAttributeAccessIssue]
+        scale = (self._gradient_norm() / self.spec.optimiser.clip_norm).clamp_min(1.0)
+        self.optimiser.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         self.optimiser.step()
         if "W_dec" not in self.spec.method.frozen:
             self.sae.normalise_decoder()
 
+    def _gradient_norm(self) -> Float[Tensor, ""]:
+        """Length of the gradient over the latents of all ranks; weights that they share count once."""
+        latents = self.mesh.latents
+        if latents.size == 1:
+            return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        shared = set() if latents.is_first else {id(parameter) for parameter in self._shared}
+        counted = [p.grad for p in self.parameters if p.grad is not None and id(p) not in shared]
+        return latents.sum(torch.nn.utils.get_total_norm(counted).square()[None])[0].sqrt()
+
     @property
     def n_dead(self) -> int:
-        return int(self.firing.dead.sum())
+        """Dead latents, those of other ranks too."""
+        return self.mesh.latents.total(int(self.firing.dead.sum()))
+
+    def whole_sae(self) -> SAE:
+        """The SAE with the latents of all ranks; every rank must ask."""
+        return with_all_latents(self.sae, self.mesh.latents)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `step` changes, as named tensors: resuming from it equals never having stopped."""
+        """Everything `step` changes, as named tensors: resuming from it equals never having stopped.
+
+        The tensors are whole, whatever part of the latents this rank holds; every rank must ask.
+        """
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors |= {f"firing.{name}": tensor for name, tensor in self.firing.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
         counters = [self.step_index, self.n_tokens, self.n_active, self.seconds]
         tensors["counters"] = torch.tensor(counters, dtype=torch.float64, device="cpu")
-        return tensors
+        return {name: joined(tensor, self._axis(name), self.mesh.latents) for name, tensor in tensors.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, on any mesh."""
+        tensors = {name: own_part(tensor, self._axis(name), self.mesh.latents) for name, tensor in tensors.items()}
         self.sae.load_state_dict(_under("sae.", tensors))
         self.firing.load_state_dict(_under("firing.", tensors))
         state: dict[int, dict[str, Any]] = {}
@@ -155,6 +197,15 @@ class Job:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         step_index, n_tokens, self.n_active, self.seconds = tensors["counters"].tolist()
         self.step_index, self.n_tokens = int(step_index), int(n_tokens)
+
+    def _axis(self, name: str) -> int | None:
+        """The axis of a tensor of `state_dict` that runs over latents."""
+        kind, _, rest = name.partition(".")
+        if kind == "adam":
+            index, key = rest.split(".", 1)
+            names = [name for name, parameter in self.sae.named_parameters() if parameter.requires_grad]
+            return None if key == "step" else latent_axis(names[int(index)])
+        return {"sae": latent_axis(rest), "firing": 0}.get(kind)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What a job cost: tokens, epochs, FLOPs, seconds, parameters."""
 
 from fovea.config import Config
+from fovea.sae.spread import latent_axis
 from fovea.train.job import Job
 
 
@@ -28,17 +29,21 @@ class Ledger(Config):
 
 
 def ledger_of(job: Job, *, epochs: float, flops_lm: float) -> Ledger:
-    """The job's cost so far."""
+    """The job's cost so far, over all ranks but for the seconds, which are this one's; every rank must ask."""
+    latents = job.mesh.latents
+    d_sae = latents.total(job.sae.d_sae)
+    n_own = sum(p.numel() for name, p in job.sae.named_parameters() if latent_axis(name) is not None)
+    n_shared = sum(p.numel() for name, p in job.sae.named_parameters() if latent_axis(name) is None)
     return Ledger(
         n_tokens=job.n_tokens,
         epochs=epochs,
         n_steps=job.step_index,
         batch_size=job.spec.batch_size,
-        flops=12.0 * job.sae.d_in * job.sae.d_sae * job.n_tokens,
+        flops=12.0 * job.sae.d_in * d_sae * job.n_tokens,
         flops_lm_shared=flops_lm,
         seconds=round(job.seconds, 3),
-        n_parameters=sum(parameter.numel() for parameter in job.sae.parameters()),
-        d_sae=job.sae.d_sae,
+        n_parameters=latents.total(n_own) + n_shared,
+        d_sae=d_sae,
         n_dead=job.n_dead,
         l0_train=job.n_active / job.n_tokens if job.n_tokens else 0.0,
     )

@@ -1,4 +1,4 @@
-"""The loop: every job steps on every batch; one pass over the stream, however many SAEs."""
+"""The loop: every job steps on every batch; one pass over the stream, however many SAEs and ranks."""
 
 import signal
 import time
@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from fovea.methods.base import Batch
 from fovea.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from fovea.train.job import Job, StepLog
-from fovea.train.stream import Stream
+from fovea.train.stream import Source
 
+_STOP = 1 << 32
+"How a wish to stop is told from a checkpoint that is due, in one number summed over the ranks."
 Observer = Callable[[int, list[StepLog]], None]
 
 
@@ -20,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 def train(
     jobs: Sequence[Job],
-    stream: Stream,
+    stream: Source,
     *,
     n_steps: int,
     checkpoints: Path | None = None,
@@ -29,10 +32,12 @@ def train(
 ) -> None:
     """Step every job until each has done `n_steps`, continuing from the newest checkpoint.
 
-    Neither observing nor checkpointing changes what is trained.
+    Neither observing nor checkpointing changes what is trained. Several ranks go in step: they save and stop together,
+    by the first one's clock, and at a signal to any.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last whole step was written.
+        RankError: another rank was lost; the newest checkpoint stands.
     """
     done = 0
     newest = None if checkpoints is None else latest_checkpoint(checkpoints)
@@ -42,17 +47,31 @@ def train(
     with _stop_signals() as stopping:
         for step in range(done, n_steps):
             batch = stream.next()
-            logs = [job.step(batch) for job in jobs]
+            logs = _step(jobs, batch)
             if observe is not None:
                 observe(step, logs)
-            due = stopping() or time.monotonic() - last_saved >= checkpoint_seconds
-            if checkpoints is not None and due:
+            is_due = stream.ranks.is_first and time.monotonic() - last_saved >= checkpoint_seconds
+            n_stopping, n_due = divmod(stream.ranks.total(_STOP * stopping() + is_due), _STOP)
+            if checkpoints is not None and (n_stopping or n_due):
                 save_checkpoint(checkpoints, step + 1, jobs=jobs, stream=stream)
                 last_saved = time.monotonic()
-            if stopping():
+            if n_stopping:
                 raise Interrupted(f"stopped after step {step + 1} of {n_steps}")
-    if stopping():  # the signal came after the last step; the jobs are complete
+    if stream.ranks.any(stopping()):  # the signal came after the last step; the jobs are complete
         raise Interrupted(f"stopped after step {n_steps} of {n_steps}")
+
+
+def _step(jobs: Sequence[Job], batch: Batch) -> list[StepLog]:
+    """One step of every job; a job's exchange with other ranks goes on while the next one computes."""
+    if not jobs or jobs[0].mesh.world.size == 1:  # one gradient held at a time
+        return [job.step(batch) for job in jobs]
+    logs: list[StepLog] = []
+    finish = jobs[0].begin(batch)
+    for job in jobs[1:]:
+        begun = job.begin(batch)
+        logs.append(finish())
+        finish = begun
+    return [*logs, finish()]
 
 
 @contextmanager
