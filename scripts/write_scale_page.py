@@ -9,7 +9,7 @@ from fovea.bench.cost import GEMMA_2B, GEMMA_9B, H100, LLAMA_70B, SMOLLM2, LMSha
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "scale.md"
 TEMPLATE = ROOT / "scripts" / "scale.template.md"
-CHECK = ROOT / "benchmarks" / "results" / "cost_check.json"
+CHECK = ROOT / "benchmarks" / "cost_check.json"
 LMS = (GEMMA_2B, GEMMA_9B, LLAMA_70B)
 GPUS = (1, 8, 64, 1024)
 TOKENS = (10**9, 10**12)

@@ -32,9 +32,21 @@ def numbers(texts: list[str]) -> list[float]:
 def until(page: Any, condition: str, value: Any = None) -> None:
     """Wait until a function of the page is true; Playwright's own way needs eval, which our policy refuses."""
     deadline = time.monotonic() + 60
-    while not page.evaluate(condition, value):
+    while not _holds(page, condition, value):
         assert time.monotonic() < deadline, condition
         time.sleep(0.03)
+
+
+def _holds(page: Any, condition: str, value: Any) -> bool:
+    """Whether it is true; false while one page gives way to another."""
+    from playwright.sync_api import Error
+
+    try:
+        return bool(page.evaluate(condition, value))
+    except Error as error:
+        if "navigation" not in str(error):
+            raise
+        return False
 
 
 NOVELTIES = (

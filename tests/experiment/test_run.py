@@ -120,7 +120,10 @@ def test_a_folder_that_holds_another_run_is_refused_and_kept(run, config, tmp_pa
 
 def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
     from fovea.experiment.folder import open_run
+    from fovea.experiment.sharing import settle
+    from fovea.ranks import ALONE
 
+    config = settle(config, tmp_path / "run", ALONE)
     with open_run(tmp_path / "run", config, resume=False), pytest.raises(RunError, match="another process"):
         run_experiment(config, tmp_path / "run", resume=True)
 

@@ -21,7 +21,8 @@ def settle(config: ExperimentConfig, out: Path, ranks: Ranks) -> ExperimentConfi
     shards = config.train.shards
     if shards == "auto":
         before = RunFolder(out)
-        shards = before.config().train.shards if before.experiment.exists() else ranks.size
+        found = before.config().train.shards if before.experiment.exists() else ranks.size
+        shards = 1 if found == "auto" else found  # a folder that names no number is of one process
     settled = config.model_copy(update={"train": config.train.model_copy(update={"shards": shards})})
     _check(settled, int(shards), ranks)
     return settled
