@@ -104,20 +104,29 @@ class Job:
         """The first half of `step`: the gradient, on its way to the other ranks; call what comes back for the rest."""
         began = time.perf_counter()
         spec = self.spec
-        n_rows = spec.batch_size // self.mesh.tokens.size
-        rows = choose_rows(batch.is_domain, n_rows, spec.method.general_share, n_shards=batch.n_shards)
-        whole = len(rows) == len(batch.x)
-        x, target = (batch.x, spec.method.target(batch)) if whole else (batch.x[rows], spec.method.target(batch)[rows])
         n_warmup = round(spec.optimiser.sparsity_warmup_fraction * spec.n_steps)
         state = StepState(warmup(self.step_index, n_warmup), self.firing.dead, self.mesh)
-        x, target = x.to(self.device), target.to(self.device)
-        result = self.sae.loss(x * spec.scale_in, target * spec.scale_out, state)
+        result = self.sae.loss(*self._scaled(batch), state)
         self.optimiser.zero_grad(set_to_none=True)
         total = result.terms.total
         total.backward()
         pooled = pool_later(result, total, parameters=self.parameters, shared=self._shared, mesh=self.mesh)
         self.seconds += time.perf_counter() - began
         return partial(self._finish, result, pooled)
+
+    def _scaled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The job's rows of x and of its target, scaled; the same tensor where they are equal."""
+        spec = self.spec
+        n_rows = spec.batch_size // self.mesh.tokens.size
+        rows = choose_rows(batch.is_domain, n_rows, spec.method.general_share, n_shards=batch.n_shards)
+
+        def scaled(values: Tensor, scale: float) -> Tensor:
+            chosen = values if len(rows) == len(values) else values[rows]
+            return chosen.to(self.device) * scale
+
+        x, target = scaled(batch.x, spec.scale_in), spec.method.target(batch)
+        rebuilds_x = target is batch.x and spec.scale_out == spec.scale_in
+        return x, x if rebuilds_x else scaled(target, spec.scale_out)
 
     def _finish(self, result: StepResult, pooled: Callable[[], Pooled]) -> StepLog:
         began = time.perf_counter()
