@@ -16,6 +16,9 @@ def prepare(task: dict[str, Any]) -> tuple[Any, Any]:
     """`n` trainers, one after the other on each batch, as in trainSAE."""
     rows = Rows(task["data"], task["batch_size"])
     trainers = [_trainer(task, rows.d_in) for _ in range(task.get("n", 1))]
+    for trainer in trainers:
+        if "gate_l0" in task:
+            close_gates(trainer.ae, rows.x[:256], task["gate_l0"])
     n_dead = round(task.get("dead_share", 0.0) * task["d_sae"])
     step = 0
 
@@ -45,3 +48,10 @@ def _trainer(task: dict[str, Any], d_in: int) -> Any:
         case "gated":
             return GatedSAETrainer(**sizes)
     raise ValueError(task["arch"])
+
+
+@torch.no_grad()
+def close_gates(ae: Any, x: torch.Tensor, l0: int) -> None:
+    """Shift the gates so that about `l0` are open on each row of x."""
+    gate = ae.encoder(x - ae.decoder_bias)
+    ae.gate_bias.copy_(-gate.flatten().kthvalue(gate.numel() - l0 * len(x)).values)

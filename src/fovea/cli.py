@@ -34,6 +34,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that th
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable, dotted keys.")
 ]
+Profiled = Annotated[bool, typer.Option("--profile", help="Say at the end where the time went.")]
 Experiment = Annotated[Path, typer.Argument(help="Experiment file (toml).")]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 
@@ -77,6 +78,7 @@ def demo(
     out: Out = Path("runs/demo"),
     resume: Resume = False,
     settings: Settings = None,
+    profile: Profiled = False,
 ) -> None:
     """Run the shipped experiment: bundled lm and general SAE, one domain, three methods.
 
@@ -84,7 +86,7 @@ def demo(
     """
     from fovea.experiment.run import demo_experiment, run_experiment
 
-    run_experiment(demo_experiment(tuple(settings or ())), out, resume=resume)
+    run_experiment(demo_experiment(tuple(settings or ())), out, resume=resume, profile=profile)
 
 
 @app.command()
@@ -95,6 +97,7 @@ def run(
     settings: Settings = None,
     device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda:0; SAEs are on the CPU.")] = None,
     resume: Resume = False,
+    profile: Profiled = False,
 ) -> None:
     """Train, measure and report one experiment.
 
@@ -104,7 +107,7 @@ def run(
     from fovea.experiment.run import run_experiment
 
     chosen = [*(settings or ()), *([f'lm.device="{device}"'] if device else [])]
-    run_experiment(load_experiment(experiment, tuple(chosen)), out, resume=resume)
+    run_experiment(load_experiment(experiment, tuple(chosen)), out, resume=resume, profile=profile)
 
 
 @app.command()

@@ -89,8 +89,21 @@ def test_l0_of_an_ssae_is_the_sum_of_g_and_its_own(run):
     assert records[job, "l0_general"] == pytest.approx(records["g", "l0"])
 
 
-def test_the_same_seed_gives_the_same_metrics_file_and_weights(run, config, tmp_path):
-    run_experiment(config, tmp_path / "b")
+def test_the_same_seed_gives_the_same_metrics_file_and_weights_profiled_or_not(run, config, tmp_path):
+    run_experiment(config, tmp_path / "b", profile=True)
+    assert not (run / "profile.json").exists()
+    profile = json.loads((tmp_path / "b" / "profile.json").read_text())
+    spans = {tuple(span["path"]): span for span in profile["spans"]}
+    train = ("train on words",)
+    assert spans[(*train, "read a batch")]["calls"] == config.n_steps
+    for job in config.job:
+        assert spans[(*train, job.name)]["calls"] == config.n_steps
+    of_stages = sum(span["seconds"] for path, span in spans.items() if len(path) == 1)
+    assert 0.9 * profile["seconds"] < of_stages <= profile["seconds"], "what no stage counts is hidden"
+    trace = json.loads((tmp_path / "b" / "profile-trace.json").read_text())
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("aten::addmm") > 0
+    assert {config.job[0].name, "g(x)"} <= set(names)
     assert (tmp_path / "b" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     for job in config.job:
         weights = [

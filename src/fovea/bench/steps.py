@@ -14,7 +14,7 @@ from fovea.bench.reference import DenseTopK
 from fovea.methods.base import Batch, Setting
 from fovea.methods.direct import Direct
 from fovea.sae.architectures import ArchitectureConfig
-from fovea.sae.base import ComputeDtype
+from fovea.sae.base import SAE, ComputeDtype
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.gated import GatedConfig
 from fovea.sae.jumprelu import JumpReLUConfig
@@ -23,6 +23,7 @@ from fovea.train.job import Job, JobSpec, OptimiserConfig
 
 _L1 = 4.0
 _MATMUL = 2048
+SAMPLE_ROWS = 256
 _ENDLESS = 1_000_000
 "Steps of a timed job: its learning rate never decays within it."
 
@@ -72,6 +73,9 @@ def step(task: dict[str, Any]) -> tuple[Unit, Results]:
     """`n` jobs, each stepping on every batch, through the public Job.step; `dead_share` of the latents held dead."""
     rows = Rows(task["data"], task["batch_size"])
     jobs = [make_job(task, rows.mean, seed=seed) for seed in range(task.get("n", 1))]
+    if "gate_l0" in task:
+        for job in jobs:
+            close_gates(job.sae, rows.x[:SAMPLE_ROWS], task["gate_l0"])
     n_dead = _n_dead(task)
 
     def unit() -> int:
@@ -81,7 +85,18 @@ def step(task: dict[str, Any]) -> tuple[Unit, Results]:
             job.step(batch)
         return len(batch.x)
 
-    return unit, lambda: {"n_dead": jobs[0].n_dead, "steps": jobs[0].step_index}
+    def results() -> dict[str, Any]:
+        return {"n_dead": jobs[0].n_dead, "steps": jobs[0].step_index, "l0": jobs[0].n_active / jobs[0].n_tokens}
+
+    return unit, results
+
+
+@torch.no_grad()
+def close_gates(sae: SAE, x: Tensor, l0: int) -> None:
+    """Shift a gated SAE's gates so that about `l0` are open on each row of x, as late in training."""
+    gate = sae.centred(x) @ sae.W_enc
+    height = gate.flatten().kthvalue(gate.numel() - l0 * len(x)).values
+    sae.set_tensors({"b_gate": (-height).expand(sae.d_sae)})
 
 
 def _n_dead(task: dict[str, Any]) -> int:

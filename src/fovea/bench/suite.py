@@ -67,10 +67,12 @@ def step_groups(plan: Plan) -> list[Group]:
 
 
 def arch_groups(plan: Plan) -> list[Group]:
-    """B2: the other architectures."""
+    """B2: the other architectures; gated twice: as it begins, half of its gates open, and as it ends."""
+    kinds: list[tuple[str, dict[str, Any]]] = [("batch_topk", {}), ("jumprelu", {}), ("gated", {})]
+    kinds.append(("gated", {"gate_l0": plan.config.step.k}))
     return [
-        _step_group(plan, arch, d_sae=d_sae, allocator=allocator)
-        for arch in ("batch_topk", "jumprelu", "gated")
+        _step_group(plan, arch, d_sae=d_sae, allocator=allocator, more=more)
+        for arch, more in kinds
         for d_sae in plan.config.step.d_sae_archs
         for allocator in plan.config.allocators
     ]
@@ -80,7 +82,7 @@ def auxk_groups(plan: Plan) -> list[Group]:
     """B1 with half of the latents dead, so that AuxK works; sparsify and overcomplete have none by default."""
     peers = {name: peer for name, peer in plan.peers.items() if name in ("sae-lens", "dictionary-learning")}
     return [
-        _step_group(plan._replace(peers=peers), "topk", d_sae=d_sae, allocator="tuned", dead_share=0.5)
+        _step_group(plan._replace(peers=peers), "topk", d_sae=d_sae, allocator="tuned", more={"dead_share": 0.5})
         for d_sae in plan.config.step.d_sae
     ]
 
@@ -90,7 +92,7 @@ def many_groups(plan: Plan) -> list[Group]:
     groups: list[Group] = []
     for n in plan.config.step.n_saes:
         d_sae = plan.config.step.d_sae_many
-        group = _step_group(plan, "topk", d_sae=d_sae, allocator="tuned", n=n)
+        group = _step_group(plan, "topk", d_sae=d_sae, allocator="tuned", more={"n": n})
         flops = {v.name: v.flops_per_token for v in group.variants}
         kept = [v._replace(flops_per_token=(flops[v.name] or 0) * n or None) for v in group.variants]
         limits = {ENCODER, *(v.name for v in peak_variants())}
@@ -99,7 +101,8 @@ def many_groups(plan: Plan) -> list[Group]:
     return groups
 
 
-def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, n: int = 1, dead_share: float = 0.0) -> Group:
+def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapping[str, Any] | None = None) -> Group:
+    more = more or {}
     step = plan.config.step
     path = activations(step, plan.config.lm)
     task: dict[str, Any] = {
@@ -110,8 +113,8 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, n: int = 1
         "batch_size": step.batch_size,
         "data": str(path),
     }
-    task |= {"n": n} if n > 1 else {}
-    task |= {"dead_share": dead_share} if dead_share else {}
+    task |= more
+    is_one = "n" not in more
     d_in = width_of(path)
     dense = 12.0 * d_in * d_sae
     "Six products of 2 d_in d_sae: encode, decode, both weight gradients, d latents, d x."
@@ -121,18 +124,19 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, n: int = 1
     for name in plan.peers:
         if arch in _KINDS_OF.get(name, ()):
             variants += _peer_variants(name, task, dense)
-    if n == 1 and arch == "topk":
+    if is_one and arch == "topk":
         variants.append(Variant("dense reference fp32", OURS, task | {"kind": "dense_step"}, dense))
-    if n == 1:
+    if is_one:
         limit = {**task, "kind": "encoder"}
         variants.append(Variant(ENCODER, OURS, limit, 2.0 * d_in * d_sae))
         if has_bf16():
             limit = limit | {"dtype": "bfloat16"}
             variants.append(Variant("limit: encoder product bf16", OURS, limit, 2.0 * d_in * d_sae))
-    about = {"arch": arch, "d_sae": d_sae, "k": step.k, "batch_size": step.batch_size, "allocator": allocator, "n": n}
-    about |= {"dead_share": dead_share} if dead_share else {}
-    dead = ", half of the latents dead" if dead_share else ""
-    title = f"one {arch} step, d_sae {d_sae:,}{dead}, {allocator} allocator"
+    about = {"arch": arch, "d_sae": d_sae, "k": step.k, "batch_size": step.batch_size, "allocator": allocator, "n": 1}
+    about |= more
+    dead = ", half of the latents dead" if "dead_share" in more else ""
+    gates = f", {more['gate_l0']} gates open" if "gate_l0" in more else ""
+    title = f"one {arch} step, d_sae {d_sae:,}{dead}{gates}, {allocator} allocator"
     variants += peak_variants()
     return Group(title, about, variants, schedule_of(plan, allocator), peak=PEAK)
 

@@ -22,6 +22,7 @@ from fovea.data.tokens import PackedTokens, TokenBatch
 from fovea.errors import ConfigError, CorpusError
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
+from fovea.profile import span
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ class ActivationChunks:
         """Chunk number `index`, x in fp32."""
         if not 0 <= index < self.n_chunks:
             raise IndexError(f"chunk {index} of {self.n_chunks}")
-        kept = self._store.get(index) if self._store else None
+        with span("activation cache"):
+            kept = self._store.get(index) if self._store else None
         if kept is not None:
             return Chunk(unpack(kept), *(kept[name].long() for name in Chunk._fields[1:]))
         made = self._made(index)
@@ -220,8 +222,9 @@ class ActivationChunks:
         contexts = range(first, min(first + self.contexts_per_chunk, self.packed.n_contexts))
         parts: list[Chunk] = []
         for batch in _batches(self.packed, contexts, self.contexts_per_batch):
-            x = self.lm.activations(batch.tokens.to(self.lm.device), self.hook_point)
-            rows = rows_of(batch, x, self.token_filter)
+            with span("lm to the hook point"):
+                x = self.lm.activations(batch.tokens.to(self.lm.device), self.hook_point)
+                rows = rows_of(batch, x, self.token_filter)
             parts.append(rows._replace(contexts=rows.contexts + first))
             first += len(batch.tokens)
         return Chunk(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

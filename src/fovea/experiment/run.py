@@ -37,6 +37,7 @@ from fovea.experiment.prepare import (
     warn_if_misread,
 )
 from fovea.experiment.sharing import settle
+from fovea.profile import profiled, span
 from fovea.sae.files import fingerprint, read_sae, save_sae
 from fovea.together import joined
 
@@ -49,8 +50,11 @@ def demo_experiment(overrides: tuple[str, ...] = ()) -> ExperimentConfig:
         return load_experiment(path, overrides)
 
 
-def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False) -> RunFolder:
+def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False, profile: bool = False) -> RunFolder:
     """Train, measure and report `config` in the folder `out`; with the other ranks, where there are any.
+
+    Args:
+        profile: Say at the end where this process's time went, and keep that in the folder.
 
     Raises:
         FoveaError: a setting, reference or folder is not usable; what was finished before stays.
@@ -59,18 +63,24 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False)
     """
     with joined(timeout_seconds=config.train.rank_timeout_seconds, device=config.lm.device) as ranks:
         config = settle(config, out, ranks)
-        with open_run(out, config, resume=resume, ranks=ranks) as run:
+        with (
+            open_run(out, config, resume=resume, ranks=ranks) as run,
+            profiled(out, wanted=profile and ranks.is_first),
+        ):
             _run(config, run)
     return run
 
 
 def _run(config: ExperimentConfig, run: RunFolder) -> None:
     ranks = run.ranks
-    subject = ranks.after_first(lambda: load_subject(config))
-    ranks.by_first(lambda: _begin(run, subject))
+    with span("load the lm and g"):
+        subject = ranks.after_first(lambda: load_subject(config))
+        ranks.by_first(lambda: _begin(run, subject))
     check_sparsities(config, subject)
-    found = ranks.after_first(lambda: materials(config, run, subject))
-    calibrations = ranks.after_first(lambda: {name: calibrate(run, m.train) for name, m in found.items()})
+    with span("tokenise, measure the filter"):
+        found = ranks.after_first(lambda: materials(config, run, subject))
+    with span("measure the scales"):
+        calibrations = ranks.after_first(lambda: {name: calibrate(run, m.train) for name, m in found.items()})
     if "general" in calibrations and ranks.is_first:
         warn_if_misread(subject, calibrations["general"].rows)
     sources = {
@@ -82,14 +92,18 @@ def _run(config: ExperimentConfig, run: RunFolder) -> None:
         for domain in config.domain
     }
     for domain in config.domain:
-        fit_domain(config, run, subject, domain=domain, sources=sources[domain.name])
+        with span(f"train on {domain.name}"):
+            fit_domain(config, run, subject, domain=domain, sources=sources[domain.name])
     # Mean ablation puts in the mean of general text, or of D where there is none: "general" comes first.
     reference = next(iter(found))
     bench = bench_of(subject, found[reference].train.token_filter, calibrations[reference].input.mean, ranks=ranks)
-    _measure(config, run, subject, sources=sources, bench=bench, controls=controls)
+    with span("measure"):
+        _measure(config, run, subject, sources=sources, bench=bench, controls=controls)
     if config.features is not None:
-        collect_features(config, run, subject, materials=found, settings=config.features, replace=True)
-    ranks.by_first(lambda: _finish(run, count_excluded(run, {name: m.corpus for name, m in found.items()})))
+        with span("collect evidence of features"):
+            collect_features(config, run, subject, materials=found, settings=config.features, replace=True)
+    with span("report"):
+        ranks.by_first(lambda: _finish(run, count_excluded(run, {name: m.corpus for name, m in found.items()})))
 
 
 def _begin(run: RunFolder, subject: Subject) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from fovea.methods.base import Batch
+from fovea.profile import span, training_step
 from fovea.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from fovea.train.job import Job, StepLog
 from fovea.train.stream import Source
@@ -46,14 +47,17 @@ def train(
     last_saved = time.monotonic()
     with _stop_signals() as stopping:
         for step in range(done, n_steps):
-            batch = stream.next()
+            training_step()
+            with span("read a batch"):
+                batch = stream.next()
             logs = _step(jobs, batch)
             if observe is not None:
                 observe(step, logs)
             is_due = stream.ranks.is_first and time.monotonic() - last_saved >= checkpoint_seconds
             n_stopping, n_due = divmod(stream.ranks.total(_STOP * stopping() + is_due), _STOP)
             if checkpoints is not None and (n_stopping or n_due):
-                save_checkpoint(checkpoints, step + 1, jobs=jobs, stream=stream)
+                with span("checkpoint"):
+                    save_checkpoint(checkpoints, step + 1, jobs=jobs, stream=stream)
                 last_saved = time.monotonic()
             if n_stopping:
                 raise Interrupted(f"stopped after step {step + 1} of {n_steps}")
@@ -64,14 +68,20 @@ def train(
 def _step(jobs: Sequence[Job], batch: Batch) -> list[StepLog]:
     """One step of every job; a job's exchange with other ranks goes on while the next one computes."""
     if not jobs or jobs[0].mesh.world.size == 1:  # one gradient held at a time
-        return [job.step(batch) for job in jobs]
-    logs: list[StepLog] = []
-    finish = jobs[0].begin(batch)
-    for job in jobs[1:]:
-        begun = job.begin(batch)
-        logs.append(finish())
-        finish = begun
-    return [*logs, finish()]
+        return [_step_alone(job, batch) for job in jobs]
+    with span("jobs, in exchange with other ranks"):
+        logs: list[StepLog] = []
+        finish = jobs[0].begin(batch)
+        for job in jobs[1:]:
+            begun = job.begin(batch)
+            logs.append(finish())
+            finish = begun
+        return [*logs, finish()]
+
+
+def _step_alone(job: Job, batch: Batch) -> StepLog:
+    with span(job.spec.name):
+        return job.step(batch)
 
 
 @contextmanager

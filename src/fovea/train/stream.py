@@ -16,6 +16,7 @@ import torch
 
 from fovea.data.shuffle import MixingBuffer
 from fovea.methods.base import Batch
+from fovea.profile import span
 from fovea.ranks import ALONE, Ranks
 from fovea.sae.frozen import FrozenSAE
 
@@ -72,7 +73,8 @@ class Stream:
         is_domain = torch.zeros(len(x), dtype=torch.bool)
         is_domain[: self.n_domain] = True
         # Part by part: the rounding of g(x) must not depend on which other rows are in the batch.
-        x_general = None if self.frozen is None else torch.cat([self.frozen.reconstruct(part) for part in parts])
+        with span("g(x)"):
+            x_general = None if self.frozen is None else torch.cat([self.frozen.reconstruct(part) for part in parts])
         return Batch(x, x_general, is_domain)
 
     def state_dict(self) -> dict[str, Any]:
