@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from builders import D_MODEL, texts, tiny_lm, tokenised
-from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, rows_of
+from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, rows_of, sample_rows
 from fovea.data.shuffle import MixingBuffer
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import PackedTokens, TokenBatch
@@ -124,12 +124,16 @@ def test_the_key_changes_with_everything_that_changes_the_values(packed: PackedT
 def test_the_measured_norm_is_the_median_over_rows_that_count(packed: PackedTokens):
     chunks = _chunks(packed)
     norms = torch.cat([chunks.chunk(index).x for index in range(chunks.n_chunks)]).norm(dim=-1)
-    measured = measure_norm(chunks.lm, HOOK, packed, token_filter=chunks.token_filter, n_contexts=packed.n_contexts + 5)
-    assert measured == pytest.approx(norms.median().item(), rel=1e-5)
-    few = measure_norm(chunks.lm, HOOK, packed, token_filter=chunks.token_filter, n_contexts=4)
-    assert few == pytest.approx(measured, rel=0.3)
+
+    def measured(token_filter: TokenFilter, n_contexts: int) -> float:
+        rows = sample_rows(chunks.lm, HOOK, packed, token_filter=token_filter, n_contexts=n_contexts)
+        return median_norm(rows, corpus="made")
+
+    whole = measured(chunks.token_filter, packed.n_contexts + 5)
+    assert whole == pytest.approx(norms.median().item(), rel=1e-5)
+    assert measured(chunks.token_filter, 4) == pytest.approx(whole, rel=0.3)
     with pytest.raises(CorpusError, match="no token counts"):
-        measure_norm(chunks.lm, HOOK, packed, token_filter=TokenFilter(frozenset(), 99))
+        measured(TokenFilter(frozenset(), 99), 64)
 
 
 def test_a_layer_out_of_range_is_refused_before_anything_runs(packed: PackedTokens):

@@ -1,6 +1,7 @@
 """A whole run in miniature, through the library: what the folder holds, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from safetensors.torch import load_file
 from fovea.errors import ConfigError, CorpusError, FoveaError, ModelError, RunError, SAEError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
-from fovea.experiment.folder import open_run
-from fovea.experiment.prepare import load_subject
+from fovea.experiment.folder import RunFolder, open_run
+from fovea.experiment.prepare import calibrate, load_subject, materials
 from fovea.experiment.run import run_experiment
 from tests.experiment.tiny import experiment, save_corpus, save_general
 
@@ -118,6 +119,16 @@ def test_a_finished_run_resumes_to_itself(run, config):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+def test_the_sample_that_the_filter_is_measured_on_is_the_calibration_of_its_corpus(run, config, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    measured = load_file(folder / "calibration" / "general.safetensors")["rows"]
+    (folder / "calibration" / "general.safetensors").unlink()
+    copied, subject = RunFolder(folder), load_subject(config)
+    again = calibrate(copied, materials(config, copied, subject)["general"].train)
+    torch.testing.assert_close(again.rows, measured, rtol=0, atol=0)
+
+
 def test_a_folder_that_holds_another_run_is_refused_and_kept(run, config, tmp_path):
     before = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(RunError, match="add --resume"):
@@ -132,7 +143,7 @@ def test_a_folder_that_holds_another_run_is_refused_and_kept(run, config, tmp_pa
 
 
 def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
-    from fovea.experiment.folder import open_run
+    from fovea.experiment.folder import RunFolder, open_run
     from fovea.experiment.sharing import settle
     from fovea.ranks import ALONE
 

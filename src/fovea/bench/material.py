@@ -15,7 +15,7 @@ from torch import Tensor
 from fovea.atomic import write_text
 from fovea.bench.config import PassConfig, StepConfig
 from fovea.bundled.cache import cache_folder
-from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm
+from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, sample_rows
 from fovea.data.corpus import documents
 from fovea.data.scale import InputScale
 from fovea.data.tokens import CorpusConfig, PackingConfig, TokenisedCorpus, build_tokens
@@ -52,7 +52,8 @@ def load_subject(settings: PassConfig, *, dtype: str) -> Loaded:
     path = bench_folder() / f"filter-{_key(settings.model, settings.hook_point, settings.corpus, dtype)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        median = measure_norm(lm, hook_point, corpus.train, token_filter=plain, n_contexts=32)
+        rows = sample_rows(lm, hook_point, corpus.train, token_filter=plain, n_contexts=32)
+        median = median_norm(rows, corpus=settings.corpus)
         path.write_text(json.dumps({"median_norm": median}))
     max_norm = MAX_NORM_RATIO * json.loads(path.read_text())["median_norm"]
     return Loaded(lm, hook_point, corpus, TokenFilter.of(lm, max_norm=max_norm))

@@ -110,23 +110,15 @@ def spread(n_available: int, n_wanted: int) -> list[int]:
     return [index * n_available // n for index in range(n)]
 
 
-@torch.no_grad()
-def measure_norm(
-    lm: LM, hook_point: HookPoint, packed: PackedTokens, *, token_filter: TokenFilter, n_contexts: int = 64
-) -> float:
-    """Median norm of the rows that count, over `n_contexts` contexts spread evenly over the split.
-
-    Give a filter without max_norm.
+def median_norm(rows: Float[Tensor, "tokens d_in"], *, corpus: str) -> float:
+    """Median length of rows.
 
     Raises:
-        CorpusError: no row counts.
+        CorpusError: there is none.
     """
-    found = sample_rows(lm, hook_point, packed, token_filter=token_filter, n_contexts=n_contexts).norm(dim=-1)
-    if len(found) == 0:
-        raise CorpusError(
-            f"corpus {packed.name!r}: no token counts, all are special or within skip_first; lower skip_first"
-        )
-    return found.median().item()
+    if len(rows) == 0:
+        raise CorpusError(f"corpus {corpus!r}: no token counts, all are special or within skip_first; lower skip_first")
+    return rows.norm(dim=-1).median().item()
 
 
 class ActivationChunks:

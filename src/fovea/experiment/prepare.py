@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.atomic import write_json
-from fovea.data.activations import ActivationChunks, TokenFilter, measure_norm, sample_rows
+from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, sample_rows
 from fovea.data.batching import batch_record, fastest_batch
 from fovea.data.cache import SharedCache
 from fovea.data.clean import Cleaner, LMScorer
@@ -136,13 +136,18 @@ def _tokens(
 
 
 def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, packed: PackedTokens) -> TokenFilter:
-    """The filter, with the massive-norm threshold measured once per run on `packed` and stored."""
+    """The filter, with the massive-norm threshold measured once per run on `packed` and stored.
+
+    The rows that it is measured on, less the massive ones, are also what `packed` is calibrated on.
+    """
     path = run.calibration / "filter.json"
     if path.exists():
         return TokenFilter.from_dict(json.loads(path.read_text())["filter"])
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
-    median = measure_norm(subject.lm, subject.hook_point, packed, token_filter=plain)
+    rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
+    median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
+    _write_calibration(_calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
     write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
@@ -251,17 +256,27 @@ def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
     """Mean and scale of x on rows from all over a split, measured once per run and stored."""
-    path = run.calibration / f"{chunks.packed.name}.safetensors"
+    path = _calibration_file(run, chunks.packed.name)
     if not path.exists():
-        n_contexts = -(-_CALIBRATION_ROWS // chunks.packed.context_size)
-        x = sample_rows(
-            chunks.lm, chunks.hook_point, chunks.packed, token_filter=chunks.token_filter, n_contexts=n_contexts
-        )
-        fitted = InputScale.fit(x)
-        scale = torch.tensor([fitted.scale], dtype=torch.float64)
-        write_tensors(path, {"rows": x, "mean": fitted.mean, "scale": scale})
+        rows = _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter)
+        _write_calibration(path, rows)
     stored = load_file(path)
     return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
+
+
+def _calibration_file(run: RunFolder, name: str) -> Path:
+    return run.calibration / f"{name}.safetensors"
+
+
+def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: TokenFilter) -> Tensor:
+    n_contexts = -(-_CALIBRATION_ROWS // packed.context_size)
+    return sample_rows(lm, hook_point, packed, token_filter=keep, n_contexts=n_contexts)
+
+
+def _write_calibration(path: Path, rows: Tensor) -> None:
+    fitted = InputScale.fit(rows)
+    scale = torch.tensor([fitted.scale], dtype=torch.float64)
+    write_tensors(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
 
 
 def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:
