@@ -143,7 +143,7 @@ def test_a_folder_that_holds_another_run_is_refused_and_kept(run, config, tmp_pa
 
 
 def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
-    from fovea.experiment.folder import RunFolder, open_run
+    from fovea.experiment.folder import open_run
     from fovea.experiment.sharing import settle
     from fovea.ranks import ALONE
 
