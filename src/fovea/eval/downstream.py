@@ -167,16 +167,13 @@ def token_losses(
     parts: dict[str, list[TokenLosses]] = {name: [] for name in hidden}
     for start in range(0, len(targets), bench.rows_per_chunk):
         chunk = slice(start, start + bench.rows_per_chunk)
-        clean = bench.lm.logits(hidden[_CLEAN][chunk])
-        p_clean = clean.softmax(dim=-1)
-        # sum p (log p - log q) with log q = logits - logsumexp: two passes over the vocabulary, no table of log q.
-        entropy = clean.logsumexp(dim=-1) - _expected(p_clean, clean)
+        log_p = bench.lm.logits(hidden[_CLEAN][chunk]).log_softmax(dim=-1)
+        p = log_p.exp()
+        negative_entropy = _expected(p, log_p)
         for name, rows in hidden.items():
-            logits = clean if name == _CLEAN else bench.lm.logits(rows[chunk])
-            normaliser = logits.logsumexp(dim=-1)
-            ce = normaliser - logits.gather(-1, targets[chunk, None]).squeeze(-1)
-            kl = normaliser - _expected(p_clean, logits) - entropy
-            parts[name].append(TokenLosses(ce, kl))
+            log_q = log_p if name == _CLEAN else bench.lm.logits(rows[chunk]).log_softmax(dim=-1)
+            ce = -log_q.gather(-1, targets[chunk, None]).squeeze(-1)
+            parts[name].append(TokenLosses(ce, negative_entropy - _expected(p, log_q)))
     nothing = targets.new_zeros(0, dtype=torch.float32)
     return {
         name: TokenLosses(*(torch.cat([nothing, *column]) for column in zip(*found, strict=True)))
@@ -186,9 +183,9 @@ def token_losses(
     }
 
 
-def _expected(p: Float[Tensor, "tokens d_vocab"], logits: Float[Tensor, "tokens d_vocab"]) -> Float[Tensor, " tokens"]:
-    """Mean of the logits under p, without a table of products."""
-    return torch.einsum("tv,tv->t", p, logits)
+def _expected(p: Float[Tensor, "tokens d_vocab"], values: Float[Tensor, "tokens d_vocab"]) -> Float[Tensor, " tokens"]:
+    """Mean of the values under p, without a table of products."""
+    return torch.einsum("tv,tv->t", p, values)
 
 
 def add_losses(sums: Sums, rows: Int64[Tensor, " tokens"], *, losses: Mapping[str, TokenLosses]) -> None:
