@@ -229,7 +229,7 @@ def with_one_bad_row(ranks: Ranks) -> tuple[str, bool]:
 
 
 def test_a_bad_loss_on_one_rank_stops_all_with_the_weights_before():
-    assert on_ranks(2, with_one_bad_row) == [("NonFiniteLossError", True)] * 2
+    assert on_ranks(2, with_one_bad_row) == [("DivergedError", True)] * 2
 
 
 def endless(ranks: Ranks, number: int, steps: int) -> None:

@@ -19,7 +19,7 @@ from fovea.sae.jumprelu import JumpReLUConfig
 from fovea.sae.relu import ReLUConfig
 from fovea.sae.topk import TopKConfig
 from fovea.train.checkpoint import latest_checkpoint, save_checkpoint
-from fovea.train.job import Job, NonFiniteLossError
+from fovea.train.job import DivergedError, Job
 from fovea.train.loop import train
 from fovea.train.schedules import LearningRateConfig, learning_rate, warmup
 from tests.train.made_jobs import BATCH, make_job, make_stream
@@ -154,9 +154,71 @@ def test_a_loss_that_is_not_a_number_stops_with_the_weights_of_the_last_good_ste
     job.step(batch)
     before = {name: tensor.clone() for name, tensor in job.sae.state_dict().items()}
     broken = batch._replace(x=batch.x.clone().index_fill_(0, torch.tensor([3]), float("nan")))
-    with pytest.raises(NonFiniteLossError, match="lower its learning rate"):
+    with pytest.raises(DivergedError, match="lower its learning rate"):
         job.step(broken)
     torch.testing.assert_close(dict(job.sae.state_dict()), before, rtol=0, atol=0)
+
+
+def all_state(jobs):
+    """The jobs' state but the clock."""
+    state = {(job.spec.name, name): tensor.clone() for job in jobs for name, tensor in job.state_dict().items()}
+    for job in jobs:
+        state[job.spec.name, "counters"][3] = 0.0
+    return state
+
+
+def healthy_and_wild(general):
+    """Two jobs that train well, and between them one whose steps are a million times too long."""
+    wild = make_job("wild", method=Finetune(), general=general, architecture=BatchTopKConfig(k=4), lr=1e3)
+    return [make_job("a"), wild, make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+
+
+def test_a_job_that_explodes_stops_alone_and_leaves_the_others_their_bytes(general, caplog):
+    jobs = healthy_and_wild(general)
+    began = {name: tensor.clone() for name, tensor in jobs[1].sae.state_dict().items()}
+    train(jobs, make_stream(planted()), n_steps=20)
+    stopped = jobs[1].stopped
+    assert stopped is not None
+    assert 0 < stopped.step < 20
+    assert stopped.step_kept == 0
+    assert "lower its learning rate (1000)" in stopped.reason
+    assert "the others go on" in caplog.text
+    torch.testing.assert_close(dict(jobs[1].sae.state_dict()), began, rtol=0, atol=0)
+    alone = [make_job("a"), make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+    train(alone, make_stream(planted()), n_steps=20)
+    torch.testing.assert_close(all_state([jobs[0], jobs[2]]), all_state(alone), rtol=0, atol=0)
+
+
+def test_a_stopped_job_stays_stopped_when_the_training_is_resumed(general, tmp_path):
+    straight = healthy_and_wild(general)
+    train(straight, make_stream(planted()), n_steps=20)
+    first, stream = healthy_and_wild(general), make_stream(planted())
+    train(first, stream, n_steps=15)
+    assert first[1].stopped is not None
+    save_checkpoint(tmp_path, 15, jobs=first, stream=stream)
+    resumed = healthy_and_wild(general)
+    train(resumed, make_stream(planted()), n_steps=20, checkpoints=tmp_path)
+    assert [job.stopped for job in resumed] == [job.stopped for job in straight]
+    torch.testing.assert_close(all_state(resumed), all_state(straight), rtol=0, atol=0)
+
+
+def test_what_is_kept_of_a_job_is_a_state_that_its_loss_has_shown_to_be_good(monkeypatch):
+    monkeypatch.setattr("fovea.train.job.KEEP_EVERY", 4)
+    job, stream = make_job(), make_stream(planted())
+    states = []
+    for _ in range(7):
+        states.append({name: tensor.clone() for name, tensor in job.sae.state_dict().items()})
+        job.step(stream.next())
+    job.stop("asked to")
+    assert (job.stopped.step, job.stopped.step_kept) == (7, 4)
+    torch.testing.assert_close(dict(job.sae.state_dict()), states[4], rtol=0, atol=0)
+
+
+def test_training_ends_when_no_job_is_left(general):
+    jobs, steps = [healthy_and_wild(general)[1]], []
+    train(jobs, make_stream(planted()), n_steps=20, observe=lambda step, logs: steps.append((step, logs)))
+    assert steps[-1] == (jobs[0].stopped.step, [None])
+    assert len(steps) < 20
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, 1e6])

@@ -4,7 +4,7 @@ import torch
 
 from fovea.eval.controls import ControlKind, control, control_name
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
-from fovea.experiment.fit import jobs_of
+from fovea.experiment.fit import jobs_of, stopped_jobs
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.measure import Contender, contender_of, control_of, general_of
 from fovea.experiment.prepare import Calibration, Subject
@@ -14,11 +14,13 @@ from fovea.sae.files import load_sae
 def saved_contenders(
     config: ExperimentConfig, run: RunFolder, subject: Subject, *, domain: DomainConfig
 ) -> list[Contender]:
-    """g and the trained jobs as saved."""
+    """g and the trained jobs as saved; one that diverged is measured, but is no point of its method's curve."""
+    stopped = run.ranks.after_first(lambda: stopped_jobs(run, jobs_of(config, domain)))
     found = [] if subject.general is None else [general_of(subject, domain)]
     for name, job in jobs_of(config, domain).items():
         sae = load_sae(str(run.saes / name)).sae
-        found.append(contender_of(name, domain, job, sae=sae, curve=_curve(config, job)))
+        contender = contender_of(name, domain, job, sae=sae, curve=_curve(config, job))
+        found.append(contender._replace(point=None) if name in stopped else contender)
     return found
 
 

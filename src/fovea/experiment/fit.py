@@ -3,9 +3,10 @@
 D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/JOB/
 """
 
+import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from fovea.atomic import write_json
 from fovea.data.activations import ActivationChunks
 from fovea.data.shuffle import MixingBuffer
-from fovea.errors import ConfigError
+from fovea.errors import ConfigError, RunError
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.prepare import Calibration, Material, Subject, own_shards
@@ -26,7 +27,7 @@ from fovea.sae.base import SAE
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import SAEMetadata, save_sae
 from fovea.sae.folding import fold_scale
-from fovea.train.job import Job, JobSpec, StepLog
+from fovea.train.job import Job, JobSpec, StepLog, Stopped
 from fovea.train.ledger import Ledger, ledger_of
 from fovea.train.loop import train
 from fovea.train.stream import Reading, Shards, Source, Stream, readings
@@ -79,6 +80,7 @@ def fit_domain(
     """Train what is not yet saved of a domain's jobs.
 
     Raises:
+        RunError: every job has diverged; what was kept of each is saved.
         Interrupted: a signal came; the run can be resumed.
         RankError: another rank was lost; the run can be resumed.
     """
@@ -86,6 +88,7 @@ def fit_domain(
     # What the first rank sees decides: folders reach other machines late.
     if run.ranks.any(run.ranks.is_first and all((run.saes / name / "job.json").exists() for name in wanted)):
         log.info("jobs of %s are trained already", domain.name)
+        _refuse_if_all_stopped(run, domain, wanted)
         return
     mesh = Mesh.of(run.ranks, latent_shards=config.train.latent_shards)
     jobs = [
@@ -98,7 +101,7 @@ def fit_domain(
     with stage(title, config.n_steps, unit="steps") as advance:
         started = False
 
-        def observe(step: int, logs: Sequence[StepLog]) -> None:
+        def observe(step: int, logs: Sequence[StepLog | None]) -> None:
             nonlocal started
             advance(1 if started else step + 1)
             started = True
@@ -116,9 +119,24 @@ def fit_domain(
     read = readings(stream)
     for job in jobs:
         ledger = ledger_of(job, epochs=_share(job) * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
-        trained = _Trained(job.spec, job.whole_sae(), ledger)
+        trained = _Trained(job.spec, job.whole_sae(), ledger, job.stopped)
         run.ranks.by_first(lambda found=trained: _save(config, subject, found, run=run, job=wanted[found.spec.name]))
     run.ranks.by_first(lambda: shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True))
+    _refuse_if_all_stopped(run, domain, wanted)
+
+
+def stopped_jobs(run: RunFolder, names: Iterable[str]) -> dict[str, Stopped]:
+    """Which of these saved jobs ended before the others, and why."""
+    records = {name: json.loads((run.saes / name / "job.json").read_text()).get("stopped") for name in names}
+    return {name: Stopped(**found) for name, found in records.items() if found is not None}
+
+
+def _refuse_if_all_stopped(run: RunFolder, domain: DomainConfig, wanted: Mapping[str, JobConfig]) -> None:
+    stopped = run.ranks.after_first(lambda: stopped_jobs(run, wanted))
+    if len(stopped) < len(wanted):
+        return
+    reasons = "\n".join(f"- {found.reason}" for found in stopped.values())
+    raise RunError(f"all {len(wanted)} SAEs of {domain.name} diverged, so there is nothing to compare:\n{reasons}")
 
 
 def _share(job: Job) -> float:
@@ -130,6 +148,7 @@ class _Trained(NamedTuple):
     spec: JobSpec
     sae: SAE
     ledger: Ledger
+    stopped: Stopped | None
 
 
 def _save(config: ExperimentConfig, subject: Subject, trained: _Trained, *, run: RunFolder, job: JobConfig) -> None:
@@ -235,8 +254,10 @@ def read_ahead(config: ExperimentConfig, subject: Subject) -> int:
     return wanted if wanted != "auto" else 0 if subject.lm.device.type == "cpu" else 2
 
 
-def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog]) -> None:
+def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog | None]) -> None:
     for job, entry in zip(jobs, logs, strict=True):
+        if entry is None:
+            continue
         terms = " ".join(f"{name}={value:.4g}" for name, value in entry.terms.items())
         log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
 
@@ -264,6 +285,7 @@ def _save_record(trained: _Trained, config: JobConfig, *, folder: Path) -> None:
         "config": config.model_dump(mode="json"),
         "scale_in": spec.scale_in,
         "scale_out": spec.scale_out,
+        "stopped": None if trained.stopped is None else trained.stopped._asdict(),
         "ledger": trained.ledger.model_dump(mode="json"),
     }
     write_json(folder / "job.json", record)

@@ -171,13 +171,15 @@ def read_run(run: Path) -> RunData:
     excluded = _optional(run, "excluded.json", missing, "what was left out is not counted here")
     provenance = _optional(run, "provenance.json", missing, "commit, versions and machine are unknown")
     experiment = _optional(run, "experiment.toml", missing, "the settings are unknown and the run cannot be repeated")
+    stopped = {name: job["stopped"] for name, job in ledgers.items() if job.get("stopped") is not None}
+    missing += [Missing(f"saes/{name}", _why_stopped(stopped[name])) for name in stopped]
     manifests = _read_jsons(run, "corpora", "manifest.json")
     if not manifests:
         missing.append(Missing("corpora/*/manifest.json", "the size of the corpora is not shown"))
     return RunData(
         folder=run,
         records=tuple(records),
-        jobs=tuple(_jobs(records, ledgers)),
+        jobs=tuple(_jobs([record for record in records if record.job not in stopped], ledgers)),
         domains=tuple(_domains(records)),
         comparisons=tuple(_read_lines(comparisons, Comparison)) if comparisons else (),
         ledgers=ledgers,
@@ -188,6 +190,14 @@ def read_run(run: Path) -> RunData:
         provenance=_read_json(provenance) if provenance else {},
         experiment=experiment.read_text() if experiment else "",
         missing=tuple(missing),
+    )
+
+
+def _why_stopped(stopped: dict[str, Any]) -> str:
+    why = str(stopped["reason"]).partition(": ")[2]
+    return (
+        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in metrics.jsonl "
+        "but in no table, plot or comparison here"
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from fovea.atomic import new_folder, write_json
 from fovea.errors import RunError
 from fovea.tensorfile import write_tensors
-from fovea.train.job import Job
+from fovea.train.job import Job, Stopped
 from fovea.train.stream import Source, Stream
 
 
@@ -27,6 +27,7 @@ def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Sou
     """Write the state after `step` steps; older checkpoints are removed once the new one is complete."""
     final = folder / f"step-{step:08d}"
     plain: dict[str, Any] = {"step": step, "jobs": [job.spec.name for job in jobs], "n_shards": stream.n_shards}
+    plain["stopped"] = {job.spec.name: job.stopped._asdict() for job in jobs if job.stopped is not None}
     tensors: dict[str, Tensor] = {}
     for job in jobs:
         tensors |= {f"{job.spec.name}/{name}": tensor for name, tensor in job.state_dict().items()}
@@ -77,6 +78,8 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
         )
     for job in jobs:
         job.load_state_dict(_under(f"{job.spec.name}/", tensors))
+        stopped = plain.get("stopped", {}).get(job.spec.name)
+        job.stopped = None if stopped is None else Stopped(**stopped)
     for number, shard in stream.own.items():
         shard.load_state_dict(shards[number])
     return int(plain["step"])

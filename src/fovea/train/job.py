@@ -24,6 +24,11 @@ from fovea.train.firing import Firing
 from fovea.train.pooling import Pooled, pool_later
 from fovea.train.schedules import LearningRateConfig, learning_rate, warmup
 
+EXPLODED = 1000.0
+"A loss so many times that of the first step is no longer training; penalties that warm up stay far below it."
+KEEP_EVERY = 50
+"Steps between copies of the weights, taken when a step's loss has shown them to be good."
+
 
 class OptimiserConfig(Config):
     """How a job steps."""
@@ -63,8 +68,17 @@ class StepLog(NamedTuple):
     n_dead: int
 
 
-class NonFiniteLossError(FoveaError):
-    """A job's loss is NaN or infinite."""
+class DivergedError(FoveaError):
+    """A job's loss is NaN, infinite or far above the one that it began with."""
+
+
+class Stopped(NamedTuple):
+    """Why a job ended before the others. Its weights are the last ones kept: those that `step_kept` began with."""
+
+    step: int
+    "The step whose loss was refused, from 0."
+    step_kept: int
+    reason: str
 
 
 class Job:
@@ -91,12 +105,17 @@ class Job:
         self.n_active = 0.0
         "Sum over tokens of the latents that fired."
         self.seconds = 0.0
+        self.first_loss = 0.0
+        self.kept: dict[str, Tensor] = {}
+        "The SAE as it was at step `step_kept`, on the CPU; what remains of it if it diverges."
+        self.step_kept = 0
+        self.stopped: Stopped | None = None
 
     def step(self, batch: Batch) -> StepLog:
         """Learn from one batch.
 
         Raises:
-            NonFiniteLossError: the loss is not a number; the weights are those before the step.
+            DivergedError: the loss is not a number or has exploded; the weights are those before the step.
         """
         return self.begin(batch)()
 
@@ -133,11 +152,9 @@ class Job:
         spec, whole = self.spec, pooled()
         # One wait for the device per step: all that is logged, in one transfer, before any weight changes.
         *terms, loss, l0 = whole.numbers.tolist()
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"job {spec.name!r}: the loss is {loss} at step {self.step_index}; lower its learning rate "
-                f"({spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
-            )
+        self._check(loss)
+        if self.step_index % KEEP_EVERY == 0:
+            self._keep()
         self._descend()
         self.sae.after_step(result._replace(observed=whole.observed))
         self.firing.update(whole.fired, spec.batch_size)
@@ -146,6 +163,29 @@ class Job:
         self.n_active += l0 * spec.batch_size
         self.seconds += time.perf_counter() - began
         return StepLog(dict(zip(result.terms.terms, terms, strict=True)), l0, self.n_dead)
+
+    def _check(self, loss: float) -> None:
+        """Nothing, if the loss is one to learn from."""
+        if self.step_index == 0:
+            self.first_loss = loss
+        if math.isfinite(loss) and loss <= EXPLODED * max(self.first_loss, torch.finfo(torch.float32).tiny):
+            return
+        began = f", {loss / self.first_loss:.3g} times the first" if math.isfinite(loss) and self.first_loss else ""
+        raise DivergedError(
+            f"job {self.spec.name!r}: the loss is {loss:.4g} at step {self.step_index}{began}; lower its learning rate "
+            f"({self.spec.optimiser.lr.peak:g}) and start in a new folder, or look for outliers in the activations"
+        )
+
+    def _keep(self) -> None:
+        for name, tensor in self.sae.state_dict().items():
+            self.kept[name] = tensor.detach().to("cpu", copy=True)
+        self.step_kept = self.step_index
+
+    def stop(self, reason: str) -> None:
+        """End this job here with the last weights kept; one that never had a good step keeps those it began with."""
+        if self.kept:
+            self.sae.load_state_dict(self.kept)
+        self.stopped = Stopped(self.step_index, self.step_kept, reason)
 
     def _descend(self) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
@@ -187,7 +227,8 @@ class Job:
         tensors |= {f"firing.{name}": tensor for name, tensor in self.firing.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
-        counters = [self.step_index, self.n_tokens, self.n_active, self.seconds]
+        tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        counters = [self.step_index, self.n_tokens, self.n_active, self.seconds, self.first_loss, self.step_kept]
         tensors["counters"] = torch.tensor(counters, dtype=torch.float64, device="cpu")
         return {name: joined(tensor, self._axis(name), self.mesh.latents) for name, tensor in tensors.items()}
 
@@ -204,8 +245,9 @@ class Job:
             alike = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
             state.setdefault(int(index), {})[key] = alike
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        step_index, n_tokens, self.n_active, self.seconds = tensors["counters"].tolist()
-        self.step_index, self.n_tokens = int(step_index), int(n_tokens)
+        self.kept = _under("kept.", tensors)
+        step_index, n_tokens, self.n_active, self.seconds, self.first_loss, step_kept = tensors["counters"].tolist()
+        self.step_index, self.n_tokens, self.step_kept = int(step_index), int(n_tokens), int(step_kept)
 
     def _axis(self, name: str) -> int | None:
         """The axis of a tensor of `state_dict` that runs over latents."""
@@ -214,7 +256,7 @@ class Job:
             index, key = rest.split(".", 1)
             names = [name for name, parameter in self.sae.named_parameters() if parameter.requires_grad]
             return None if key == "step" else latent_axis(names[int(index)])
-        return {"sae": latent_axis(rest), "firing": 0}.get(kind)
+        return {"sae": latent_axis(rest), "kept": latent_axis(rest), "firing": 0}.get(kind)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

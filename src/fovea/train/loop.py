@@ -1,5 +1,6 @@
 """The loop: every job steps on every batch; one pass over the stream, however many SAEs and ranks."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -10,12 +11,15 @@ from types import FrameType
 from fovea.methods.base import Batch
 from fovea.profile import span, training_step
 from fovea.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from fovea.train.job import Job, StepLog
+from fovea.train.job import DivergedError, Job, StepLog
 from fovea.train.stream import Source
 
 _STOP = 1 << 32
 "How a wish to stop is told from a checkpoint that is due, in one number summed over the ranks."
-Observer = Callable[[int, list[StepLog]], None]
+Observer = Callable[[int, list[StepLog | None]], None]
+"Called after each step with its number and what each job did; None for a job that has stopped."
+
+log = logging.getLogger("fovea")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,8 +37,9 @@ def train(
 ) -> None:
     """Step every job until each has done `n_steps`, continuing from the newest checkpoint.
 
-    Neither observing nor checkpointing changes what is trained. Several ranks go in step: they save and stop together,
-    by the first one's clock, and at a signal to any.
+    A job that diverges stops alone, with the last weights kept (`Job.stopped`); the others go on as if it had never
+    been there. Neither observing nor checkpointing changes what is trained. Several ranks go in step: they save and
+    stop together, by the first one's clock, and at a signal to any.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last whole step was written.
@@ -47,6 +52,8 @@ def train(
     last_saved = time.monotonic()
     with _stop_signals() as stopping:
         for step in range(done, n_steps):
+            if all(job.stopped is not None for job in jobs):
+                break
             training_step()
             with span("read a batch"):
                 batch = stream.next()
@@ -65,23 +72,41 @@ def train(
         raise Interrupted(f"stopped after step {n_steps} of {n_steps}")
 
 
-def _step(jobs: Sequence[Job], batch: Batch) -> list[StepLog]:
-    """One step of every job; a job's exchange with other ranks goes on while the next one computes."""
-    if not jobs or jobs[0].mesh.world.size == 1:  # one gradient held at a time
-        return [_step_alone(job, batch) for job in jobs]
-    with span("jobs, in exchange with other ranks"):
-        logs: list[StepLog] = []
-        finish = jobs[0].begin(batch)
-        for job in jobs[1:]:
-            begun = job.begin(batch)
-            logs.append(finish())
-            finish = begun
-        return [*logs, finish()]
+def _step(jobs: Sequence[Job], batch: Batch) -> list[StepLog | None]:
+    """One step of every running job; a job's exchange with other ranks goes on while the next one computes."""
+    running = [job for job in jobs if job.stopped is None]
+    if running[0].mesh.world.size == 1:  # one gradient held at a time
+        logs = {job.spec.name: _step_alone(job, batch) for job in running}
+    else:
+        with span("jobs, in exchange with other ranks"):
+            logs = _step_together(running, batch)
+    return [logs.get(job.spec.name) for job in jobs]
 
 
-def _step_alone(job: Job, batch: Batch) -> StepLog:
+def _step_together(jobs: Sequence[Job], batch: Batch) -> dict[str, StepLog | None]:
+    logs: dict[str, StepLog | None] = {}
+    before, finish = jobs[0], jobs[0].begin(batch)
+    for job in jobs[1:]:
+        begun = job.begin(batch)
+        logs[before.spec.name] = _or_stop(before, finish)
+        before, finish = job, begun
+    logs[before.spec.name] = _or_stop(before, finish)
+    return logs
+
+
+def _step_alone(job: Job, batch: Batch) -> StepLog | None:
     with span(job.spec.name):
-        return job.step(batch)
+        return _or_stop(job, job.begin(batch))
+
+
+def _or_stop(job: Job, finish: Callable[[], StepLog]) -> StepLog | None:
+    """What the step did; None if the job has diverged, which ends it and no other. All ranks see the same loss."""
+    try:
+        return finish()
+    except DivergedError as error:
+        job.stop(str(error))
+        log.warning("%s; it stops with the weights of step %d, the others go on", error, job.step_kept)
+        return None
 
 
 @contextmanager
