@@ -77,12 +77,13 @@ def step(
     if how.dense or mesh.latents.size > 1 or not native.usable(target):
         x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, mesh.once(sae.b_dec))
         x_hat = mesh.whole(x_hat)
-        losses = [mse(x_hat, target)]
-        if error_hat is not None:
-            losses.append(mse(mesh.whole(error_hat), target - x_hat.detach()))
+        squared = mse(x_hat, target)
+        of_error = None if error_hat is None else mse(mesh.whole(error_hat), target - x_hat.detach())
     else:
-        x_hat, *losses = _losses(at, code, of_dead, dead, sae.b_dec, target)
-    terms = {"mse": losses[0]} | {"auxk": how.aux_weight * loss for loss in losses[1:]}
+        x_hat, squared, of_error = _at_once(at, code, of_dead, dead, at_output=(sae.b_dec, target))
+    terms = {"mse": squared}
+    if of_error is not None:
+        terms["auxk"] = how.aux_weight * of_error
     counts = code.counts()
     smallest = code.values.min() if len(code.values) else code.values.new_tensor(float("nan"))
     return StepResult(
@@ -137,18 +138,23 @@ def _rebuilt(
     return x_hat, None if of_dead is None else _from_few_dead(at, of_dead, dead)
 
 
-def _losses(
-    at: Competition, code: SparseCode, of_dead: SparseCode | Tensor | None, dead: Tensor, b_dec: Tensor, target: Tensor
-) -> list[Tensor]:
-    """x_hat, its mse and, if there are dead latents, that of e_hat: as `_rebuilt` and `mse` would give them, at once."""
-    whole = join(code, of_dead) if isinstance(of_dead, SparseCode) else code
-    by_latent = ByLatent(whole)
+def _at_once(
+    at: Competition,
+    code: SparseCode,
+    of_dead: SparseCode | Tensor | None,
+    dead: Tensor,
+    *,
+    at_output: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x_hat, its mse and that of e_hat: what `_rebuilt` and `mse` give, in one pass. `at_output`: b_dec and target."""
+    b_dec, target = at_output
+    by_latent = ByLatent(join(code, of_dead) if isinstance(of_dead, SparseCode) else code)
     values = entry_pre(by_latent, at.x_centred, at.parts)
     squares, x_hat = squared_errors(by_latent, values, at.parts.W_dec, b_dec=b_dec, target=target)
-    losses = [each.mean() for each in squares.split(len(target))]
+    squared, *of_error = (part.mean() for part in squares.split(len(target)))
     if isinstance(of_dead, Tensor):
-        losses.append(mse(_from_few_dead(at, of_dead, dead), target - x_hat))
-    return [x_hat, *losses]
+        return x_hat, squared, mse(_from_few_dead(at, of_dead, dead), target - x_hat)
+    return x_hat, squared, of_error[0] if of_error else None
 
 
 def _from_few_dead(

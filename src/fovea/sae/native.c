@@ -15,6 +15,9 @@
 #ifdef __AVX__
 #include <immintrin.h>
 #endif
+#if defined __AVX2__ && defined __BMI2__
+#define COMPRESS
+#endif
 
 typedef float v8 __attribute__((vector_size(32), aligned(4)));
 typedef int64_t i64;
@@ -51,6 +54,14 @@ static void add_rows(const i64 *index, const float *value, i64 n, const float *r
 {
     i64 c = 0;
     for (; c + 64 <= columns; c += 64) add_64(index, value, n, rows + c, width, out + c);
+    for (; c + 32 <= columns; c += 32) {
+        v8 *sum = (v8 *)(out + c), a = sum[0], b = sum[1], d = sum[2], e = sum[3];
+        EACH(i, n) {
+            const v8 *row = (const v8 *)(rows + index[i] * width + c), v = all(value[i]);
+            a += v * row[0], b += v * row[1], d += v * row[2], e += v * row[3];
+        }
+        sum[0] = a, sum[1] = b, sum[2] = d, sum[3] = e;
+    }
     for (; c + 8 <= columns; c += 8) {
         v8 sum = *(v8 *)(out + c);
         EACH(i, n) sum += value[i] * *(const v8 *)(rows + index[i] * width + c);
@@ -109,7 +120,7 @@ void sampled_product(const i64 *offsets, const i64 *index, i64 tokens, const flo
 }
 
 /* Per token: x_hat = bias + sum of value times row; error = x_hat - sign * target; the square of its length; and per
- * entry the inner product of error and its row, while the rows are still in the cache. bias may be null. */
+ * entry the inner product of error and its row, while the rows are still in the cache. bias and x_hat may be null. */
 void rebuild(const i64 *offsets, const i64 *index, const float *value, i64 tokens, const float *rows, i64 width,
              const float *bias, const float *target, float sign, float *x_hat, float *error, float *square,
              float *inner, i64 threads)
@@ -122,7 +133,7 @@ void rebuild(const i64 *offsets, const i64 *index, const float *value, i64 token
         if (bias) memcpy(own, bias, sizeof(float) * width);
         else memset(own, 0, sizeof(float) * width);
         add_rows(index + e, value + e, n, rows, width, width, own);
-        memcpy(x_hat + t * width, own, sizeof(float) * width);
+        if (x_hat) memcpy(x_hat + t * width, own, sizeof(float) * width);
         v8 squares = {0};
         for (; c + 8 <= width; c += 8) {
             v8 part = *(v8 *)(own + c) - sign * *(const v8 *)(target + t * width + c);
@@ -212,24 +223,47 @@ static int32_t keep_largest(int32_t *bits, int32_t *column, i64 n, i64 k)
     return cut;
 }
 
-/* Candidates above floor, pruned to k whenever `room` are held; k or fewer remain, in order. */
+/* Append those of eight values that exceed floor, and their columns from c on; up to eight places are written. */
+INLINE i64 append(const float *value, int32_t c, float floor, int32_t *bits, int32_t *column, i64 n)
+{
+#ifdef COMPRESS
+    unsigned found = exceeding(value, all(floor));
+    /* byte i of `chosen`: which of the eight comes i-th */
+    uint64_t chosen = _pext_u64(0x0706050403020100, _pdep_u64(found, 0x0101010101010101) * 0xff);
+    __m256i which = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)chosen));
+    __m256i packed = _mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)value), which);
+    _mm256_storeu_si256((__m256i *)(bits + n), packed);
+    _mm256_storeu_si256((__m256i *)(column + n), _mm256_add_epi32(which, _mm256_set1_epi32(c)));
+    return n + __builtin_popcount(found);
+#else
+    for (int j = 0; j < 8; j++) {
+        memcpy(bits + n, value + j, 4);
+        column[n] = c + j;
+        n += value[j] > floor;
+    }
+    return n;
+#endif
+}
+
+/* Candidates above floor, pruned to k whenever room is short; k or fewer remain, in order. */
 static i64 top_of_row(const float *row, i64 columns, i64 k, float floor, i64 room, int32_t *bits, int32_t *column)
 {
-    i64 n = 0;
-    for (i64 c = 0; c < columns; c += 8) {
-        unsigned found = 0;
-        if (c + 8 <= columns) found = exceeding(row + c, all(floor));
-        else for (i64 j = c; j < columns; j++) found |= (unsigned)(row[j] > floor) << (j - c);
-        for (; found; found &= found - 1) {
-            column[n] = (int32_t)(c + __builtin_ctz(found));
-            memcpy(bits + n, row + column[n], 4);
-            n++;
-        }
-        if (n + 8 > room) {
+    i64 n = 0, c = 0;
+    for (; c + 32 <= columns; c += 32) {
+        unsigned any = 0;
+        EACH(i, 4) any |= exceeding(row + c + 8 * i, all(floor));
+        if (!any) continue;
+        EACH(i, 4) n = append(row + c + 8 * i, c + 8 * i, floor, bits, column, n);
+        if (n + 40 > room) {
             int32_t cut = keep_largest(bits, column, n, k);
             memcpy(&floor, &cut, 4); /* what equals it later comes after the k that are held */
             n = k;
         }
+    }
+    for (; c < columns; c++) {
+        memcpy(bits + n, row + c, 4);
+        column[n] = c;
+        n += row[c] > floor;
     }
     if (n > k) keep_largest(bits, column, n, k);
     return n < k ? n : k;
@@ -237,7 +271,7 @@ static i64 top_of_row(const float *row, i64 columns, i64 k, float floor, i64 roo
 
 /* The k largest positive values of each row, ascending by column, in slots of k; count says how many there are.
  * Of equal values the first column wins. A row begins with a guess from the row before; a wrong one costs time only.
- * scratch: for each thread 2 * room, room being at least k + 8. */
+ * scratch: for each thread 2 * room, room being at least k + 80. */
 void top_of_rows(const float *pre, i64 rows, i64 columns, i64 k, int32_t *scratch, i64 room, i64 *latents, float *values,
                  i64 *count, i64 threads)
 {

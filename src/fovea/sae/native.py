@@ -16,7 +16,7 @@ from torch import Tensor
 from fovea.sae.native_build import library
 
 STRIP = 64
-"Columns of rows that a gradient goes through at a time: of 4,096 tokens a megabyte, near what a core's own cache holds."
+"Columns of rows that a gradient goes through at a time: of 4,096 tokens a megabyte, so that they stay in the cache."
 
 _off = ContextVar("_off", default=False)
 
@@ -56,7 +56,7 @@ class Order(NamedTuple):
 class Errors(NamedTuple):
     """What `rebuild` writes."""
 
-    x_hat: Float[Tensor, "tokens d_in"]
+    x_hat: Float[Tensor, "n_target d_in"]
     error: Float[Tensor, "tokens d_in"]
     squares: Float[Tensor, " tokens"]
     "Squared length of each error."
@@ -72,7 +72,7 @@ class TopSlots:
         self.latents = torch.empty(n_rows, k, dtype=torch.int64)
         self.values = torch.empty(n_rows, k)
         self.counts = torch.empty(n_rows, dtype=torch.int64)
-        self.scratch = torch.empty(torch.get_num_threads(), 2, 4 * k + 64, dtype=torch.int32)
+        self.scratch = torch.empty(torch.get_num_threads(), 2, 4 * k + 128, dtype=torch.int32)
 
     def take(self, pre: Float[Tensor, "rows columns"]) -> None:
         """Choose from the next rows. Equal values: the first column."""
@@ -161,7 +161,7 @@ def rebuild(
     *,
     rows: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_in"],
-    target: Float[Tensor, "tokens d_in"],
+    target: Float[Tensor, "n_target d_in"],
 ) -> Errors:
     """x_hat = bias + sum of value times row, and what becomes of x_hat - target, in one pass over the rows.
 
@@ -170,16 +170,15 @@ def rebuild(
     offsets, _, latents, values = (each.contiguous() for each in entries)
     rows, bias, target, threads = rows.contiguous(), bias.contiguous(), target.contiguous(), torch.get_num_threads()
     n, (n_tokens, width) = len(offsets) - 1, target.shape
-    x_hat, error = torch.empty(n, width), torch.empty(n, width)
-    found = Errors(x_hat, error, torch.empty(n), torch.empty(len(values)))
+    found = Errors(torch.empty(n_tokens, width), torch.empty(n, width), torch.empty(n), torch.empty(len(values)))
 
-    def run(first: int, *how: Tensor | float | None) -> None:
-        where = (found.x_hat[first:], found.error[first:], found.squares[first:], found.inner)
+    def run(first: int, *how: Tensor | int | float | None) -> None:
+        where = (found.error[first:], found.squares[first:], found.inner)
         _call("rebuild", offsets[first:], latents, values, n_tokens, rows, width, *how, *where, threads)
 
-    run(0, bias, target, 1.0)
+    run(0, bias, target, 1.0, found.x_hat)
     if n > n_tokens:
-        run(n_tokens, None, error, -1.0)  # target - x_hat is -error
+        run(n_tokens, None, found.error, -1.0, None)  # target - x_hat is -error
     return found
 
 
@@ -189,14 +188,14 @@ def _entries(n_rows: int, n: int) -> Entries:
     return Entries(offsets, tokens, latents, torch.empty(n))
 
 
-def _call(name: str, *arguments: Tensor | float | None) -> None:
+def _call(name: str, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel; its sizes are 64 bits wide."""
     kernels = library()
     assert kernels is not None, "ask `usable` first"
     kernels[name](*(_in_c(argument) for argument in arguments))
 
 
-def _in_c(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+def _in_c(argument: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(argument, Tensor):
         assert argument.is_contiguous(), "kernels read dense memory"
         return ctypes.c_void_p(argument.data_ptr())

@@ -130,10 +130,11 @@ class ByLatent:
     ) -> Float[Tensor, "d_sae d_in"]:
         """Per latent, the sum of value times the row of the entry's token."""
         offsets, order, tokens = self.entries
+        values = values[order]
         tokens = tokens if len(rows) == self.code.n_tokens else tokens % len(rows)
         if native.usable(rows):
-            return native.sum_rows(offsets, tokens, values[order], rows=rows, strip=native.STRIP)
-        return _gather(offsets, tokens, values[order], rows)
+            return native.sum_rows(offsets, tokens, values, rows=rows, strip=native.STRIP)
+        return _gather(offsets, tokens, values, rows)
 
     def sums(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
         """Per latent, the sum of values. In a fixed order on every device."""
@@ -172,8 +173,8 @@ class SquaredErrors(NamedTuple):
     """What `squared_errors` gives."""
 
     squares: Float[Tensor, " tokens"]
-    x_hat: Float[Tensor, "tokens d_in"]
-    "No gradient."
+    x_hat: Float[Tensor, "n_target d_in"]
+    "Of the first half, where there are two. No gradient."
 
 
 def squared_errors(
