@@ -32,6 +32,7 @@ CONFIGS = {
     "batch_topk": BatchTopKConfig(d_sae=56, k=5),
     "jumprelu": JumpReLUConfig(d_sae=56, target_l0=3, threshold_init=1.5, bandwidth=0.3),
     "gated": GatedConfig(d_sae=56, l1=0.5),
+    "gated, half open": GatedConfig(d_sae=137, l1=0.5, decoder_norm="free"),
     "relu": ReLUConfig(d_sae=56, l1=0.5),
 }
 
@@ -76,7 +77,10 @@ def test_topk_keeps_the_first_of_equal_values_and_only_positive_ones(
 @needs_kernels
 def test_topk_is_right_where_rows_differ_in_scale_and_candidates_overflow(n_threads: int) -> None:
     del n_threads
-    pre = torch.randn(64, 3000, generator=generator()) * torch.logspace(-3, 3, 64)[torch.randperm(64, generator=generator()), None]
+    pre = (
+        torch.randn(64, 3000, generator=generator())
+        * torch.logspace(-3, 3, 64)[torch.randperm(64, generator=generator()), None]
+    )
     pre[7] = torch.arange(3000.0)  # every value displaces one before
     pre[8] = -1.0
     pre[9] = 1.0
@@ -118,9 +122,13 @@ def one_step(config: SAEConfig, *, d_in: int, n_dead: int, seed: int = 3) -> tup
     sae = config.build(d_in, generator=generator(seed))
     x, target = (torch.randn(90, d_in, generator=generator(seed + each)) * 2 for each in (1, 2))
     sae.set_output_bias(torch.linspace(-1, 1, d_in))
-    for name in ("b_enc", "b_gate"):
-        if name in dict(sae.named_parameters()):
-            sae.set_tensors({name: torch.linspace(-0.4, 0.0, sae.d_sae) - 2.0 * (name == "b_gate") - 1.0})
+    own = dict(sae.named_parameters())
+    if "b_enc" in own:
+        sae.set_tensors({"b_enc": torch.linspace(-1.4, -1.0, sae.d_sae)})
+    if "b_gate" in own:
+        height = -3.0 if sae.d_sae == 56 else 0.0
+        steps = torch.linspace(-0.4, 0.4, sae.d_sae)
+        sae.set_tensors({"b_gate": height + steps, "b_mag": -steps, "r_mag": steps / 2})
     dead = torch.arange(sae.d_sae) < n_dead
     result = sae.loss(x, target, StepState(1.0, dead))
     return result, list(torch.autograd.grad(result.terms.total, list(sae.parameters())))

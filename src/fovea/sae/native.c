@@ -54,14 +54,6 @@ static void add_rows(const i64 *index, const float *value, i64 n, const float *r
 {
     i64 c = 0;
     for (; c + 64 <= columns; c += 64) add_64(index, value, n, rows + c, width, out + c);
-    for (; c + 32 <= columns; c += 32) {
-        v8 *sum = (v8 *)(out + c), a = sum[0], b = sum[1], d = sum[2], e = sum[3];
-        EACH(i, n) {
-            const v8 *row = (const v8 *)(rows + index[i] * width + c), v = all(value[i]);
-            a += v * row[0], b += v * row[1], d += v * row[2], e += v * row[3];
-        }
-        sum[0] = a, sum[1] = b, sum[2] = d, sum[3] = e;
-    }
     for (; c + 8 <= columns; c += 8) {
         v8 sum = *(v8 *)(out + c);
         EACH(i, n) sum += value[i] * *(const v8 *)(rows + index[i] * width + c);
@@ -366,5 +358,68 @@ void keep_largest_entries(i64 *tokens, i64 *latents, float *values, i64 n, i64 k
         latents[kept] = latents[i];
         values[kept] = values[i];
         kept += keep;
+    }
+}
+
+/* ------------------------------------------------------------------ gates, while most are open */
+
+#define STRIP 64 /* columns that a thread sums down at a time */
+
+/* gate = product + b_gate opens where positive; a latent is product * gain + b_mag, if that is positive and its gate
+ * open. Per column, the sum of the open gates and the number of latents that fire. */
+void gates(const float *product, const float *b_gate, const float *gain, const float *b_mag, i64 rows, i64 columns,
+           float *latents, float *open, float *sum_open, float *n_fired, i64 threads)
+{
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i64 first = 0; first < columns; first += STRIP) {
+        i64 width = columns - first < STRIP ? columns - first : STRIP;
+        float opened[STRIP] = {0}, fired[STRIP] = {0};
+        EACH(r, rows) {
+            i64 at = r * columns + first;
+#pragma omp simd
+            EACH(c, width)
+            {
+                float gate = product[at + c] + b_gate[first + c];
+                float latent = product[at + c] * gain[first + c] + b_mag[first + c];
+                gate = gate > 0 ? gate : 0;
+                latent = latent > 0 ? latent : 0;
+                latent = gate > 0 ? latent : 0;
+                open[at + c] = gate;
+                latents[at + c] = latent;
+                opened[c] += gate;
+                fired[c] += latent > 0 ? 1.0f : 0.0f;
+            }
+        }
+        memcpy(sum_open + first, opened, sizeof(float) * width);
+        memcpy(n_fired + first, fired, sizeof(float) * width);
+    }
+}
+
+/* The gradients of `gates`, from those of its latents, open gates and sums: d_product, and per column the others. */
+void gates_backward(const float *product, const float *latents, const float *open, const float *gain,
+                    const float *d_latents, const float *d_open, const float *d_sum, i64 rows, i64 columns,
+                    float *d_product, float *d_b_gate, float *d_gain, float *d_b_mag, i64 threads)
+{
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i64 first = 0; first < columns; first += STRIP) {
+        i64 width = columns - first < STRIP ? columns - first : STRIP;
+        float of_gate[STRIP] = {0}, of_gain[STRIP] = {0}, of_mag[STRIP] = {0};
+        EACH(r, rows) {
+            i64 at = r * columns + first;
+#pragma omp simd
+            EACH(c, width)
+            {
+                float d_gate = d_open[at + c] + d_sum[first + c], d_mag = d_latents[at + c];
+                d_gate = open[at + c] > 0 ? d_gate : 0;
+                d_mag = latents[at + c] > 0 ? d_mag : 0;
+                d_product[at + c] = d_mag * gain[first + c] + d_gate;
+                of_gate[c] += d_gate;
+                of_gain[c] += d_mag * product[at + c];
+                of_mag[c] += d_mag;
+            }
+        }
+        memcpy(d_b_gate + first, of_gate, sizeof(float) * width);
+        memcpy(d_gain + first, of_gain, sizeof(float) * width);
+        memcpy(d_b_mag + first, of_mag, sizeof(float) * width);
     }
 }

@@ -7,11 +7,12 @@ import ctypes
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fovea.sae.native_build import library
 
@@ -180,6 +181,50 @@ def rebuild(
     if n > n_tokens:
         run(n_tokens, None, found.error, -1.0, None)  # target - x_hat is -error
     return found
+
+
+class Gates(NamedTuple):
+    """What `gates` gives."""
+
+    latents: Float[Tensor, "tokens d_sae"]
+    open: Float[Tensor, "tokens d_sae"]
+    "ReLU of the gates."
+    sum_open: Float[Tensor, " d_sae"]
+    "Over tokens."
+    n_fired: Float[Tensor, " d_sae"]
+    "Tokens on which each latent is above 0. No gradient."
+
+
+def gates(
+    product: Float[Tensor, "tokens d_sae"],
+    b_gate: Float[Tensor, " d_sae"],
+    gain: Float[Tensor, " d_sae"],
+    *,
+    b_mag: Float[Tensor, " d_sae"],
+) -> Gates:
+    """ReLU(product * gain + b_mag) where product + b_gate is above 0, and ReLU of that, with gradients for all four."""
+    return Gates(*_Gates.apply(product, b_gate, gain, b_mag))  # pyright: ignore[reportGeneralTypeIssues]
+
+
+class _Gates(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, product: Tensor, b_gate: Tensor, gain: Tensor, b_mag: Tensor) -> tuple[Tensor, ...]:
+        product, gain = product.contiguous(), gain.contiguous()
+        found = Gates(*(torch.empty_like(each) for each in (product, product, gain, gain)))
+        threads = torch.get_num_threads()
+        _call("gates", product, b_gate.contiguous(), gain, b_mag.contiguous(), *product.shape, *found, threads)
+        ctx.save_for_backward(product, found.latents, found.open, gain)
+        ctx.mark_non_differentiable(found.n_fired)
+        return tuple(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        given = [each.contiguous() for each in grad_outputs[:3]]
+        product, _, _, gain = saved = ctx.saved_tensors
+        gradients = tuple(torch.empty_like(each) for each in (product, gain, gain, gain))
+        _call("gates_backward", *saved, *given, *product.shape, *gradients, torch.get_num_threads())
+        return gradients
 
 
 def _entries(n_rows: int, n: int) -> Entries:
