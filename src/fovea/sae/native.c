@@ -381,9 +381,8 @@ void gates(const float *product, const float *b_gate, const float *gain, const f
             {
                 float gate = product[at + c] + b_gate[first + c];
                 float latent = product[at + c] * gain[first + c] + b_mag[first + c];
-                gate = gate > 0 ? gate : 0;
-                latent = latent > 0 ? latent : 0;
-                latent = gate > 0 ? latent : 0;
+                gate = gate <= 0 ? 0 : gate; /* NaN stays, so that the loss shows it */
+                latent = (latent > 0) & (gate > 0) ? latent : 0;
                 open[at + c] = gate;
                 latents[at + c] = latent;
                 opened[c] += gate;
