@@ -81,7 +81,11 @@ def one(result: dict[str, Any]) -> str:
     for group in result["benchmark"]["groups"]:
         n_rounds = max((len(row.get("rounds", ())) for row in group["rows"]), default=0)
         parts.append(f"**{group['title']}** (medians of {n_rounds} rounds)\n")
-        lines = [HEADER, "|---|---:|---:|---:|---:|---:|---:|---:|---:|", *(row_of(row) for row in group["rows"])]
+        lines = [
+            HEADER,
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+            *(row_of(row, n_rounds) for row in group["rows"]),
+        ]
         parts.append("\n".join(lines) + "\n")
     numbers = dict(result["benchmark"].get("numbers", {}))
     if stages := numbers.pop("stages", None):
@@ -117,17 +121,18 @@ def all_in_all(found: dict[str, list[dict[str, Any]]]) -> str:
     return (first + lines_of(numbers)) if numbers else "Not measured yet.\n"
 
 
-def row_of(row: dict[str, Any]) -> str:
-    """One row as markdown."""
+def row_of(row: dict[str, Any], n_rounds: int) -> str:
+    """One row as markdown; it says its rounds where they are fewer than the table's."""
     if "us_per_token" not in row:
         return f"| {row['variant']} | failed: {row.get('error', 'not run')} | | | | | | | |"
     if row["times_ours"] is None:  # a product of matrices
         return f"| {row['variant']} | {row['gflops']:,.0f} GFLOP/s | | {row['spread']:.0%} | | | 1.00 | | |"
     fraction = "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}"
     of_limit = "" if row.get("fraction_of_limit") is None else f"{row['fraction_of_limit']:.0%}"
+    few = "" if len(row["rounds"]) == n_rounds else f" ({len(row['rounds'])} of the rounds)"
     return (
-        f"| {row['variant']} | {row['tokens_per_second']:,.0f} | {row['us_per_token']:,.1f} | {row['spread']:.0%} | "
-        f"{row['cpu_us_per_token']:,.1f} | {row['times_ours']:.2f} | {fraction} | {of_limit} | "
+        f"| {row['variant']}{few} | {row['tokens_per_second']:,.0f} | {row['us_per_token']:,.1f} | "
+        f"{row['spread']:.0%} | {row['cpu_us_per_token']:,.1f} | {row['times_ours']:.2f} | {fraction} | {of_limit} | "
         f"{row['peak_rss_mib']:,.0f} |"
     )
 

@@ -65,6 +65,15 @@ def test_a_part_of_the_results_fills_its_own_tables_alone(folder):
     assert render.section("eval", found) == "Not measured yet.\n"
 
 
+def test_a_row_with_fewer_rounds_than_its_table_says_so(folder):
+    rows = [row("fovea", 1.0, 1.0, 1.0), row("slow", 9.0)]
+    (folder / "e2e.json").write_text(json.dumps(result("e2e", rows=rows)))
+    shown = render.section("e2e", render.collected())
+    assert "(medians of 3 rounds)" in shown
+    assert "| slow (1 of the rounds) |" in shown
+    assert "| fovea |" in shown
+
+
 def test_training_and_evaluation_are_added_up_across_files(folder):
     train = [row("fovea", 1.0, 1.0), row("sae-lens, one run each", 8.0, 8.0)]
     evaluate = [row("fovea", 1.0, 1.0), row("sae-lens run_evals", 4.0, 4.0)]

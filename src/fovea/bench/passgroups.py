@@ -135,7 +135,7 @@ def e2e_groups(plan: Plan) -> list[Group]:
             "saes": _grid(general.sae.d_in, general.sae.d_sae, step.d_sae_many),
         }
         variants += [
-            Variant(SEPARATE, "sae-lens", task | {"kind": "separate"}),
+            Variant(SEPARATE, "sae-lens", task | {"kind": "separate"}, max_rounds=settings.separate_rounds),
             Variant(MULTI, "sae-lens", task | {"kind": "multi"}),
         ]
     about = {"train_tokens": settings.train_tokens, "n_saes": 9, "lm_dtype": best_dtype()}
