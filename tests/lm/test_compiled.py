@@ -66,6 +66,7 @@ def test_outside_its_context_the_plain_layers_run():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forgetful")
+@pytest.mark.filterwarnings("ignore")  # what torch's compiler warns of while it works is not about this code
 @pytest.mark.parametrize("family", ["llama", "gpt_neox_parallel", "gemma2"])
 def test_compiled_layers_give_the_same_numbers_to_rounding(family):
     plain, compiled, tokens = tiny.lm(family), compiled_lm(family), tiny.tokens()
@@ -80,6 +81,7 @@ def test_compiled_layers_give_the_same_numbers_to_rounding(family):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forgetful")
+@pytest.mark.filterwarnings("ignore")  # what torch's compiler warns of while it works is not about this code
 def test_what_a_batch_gives_does_not_depend_on_the_batches_before_it():
     hook_point, shapes = HookPoint(1, "resid_post"), [(4, 11), (3, 11), (1, 11), (2, 7)]
     batches = [tiny.tokens(batch=batch, pos=pos) for batch, pos in shapes]
