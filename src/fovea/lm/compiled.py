@@ -53,7 +53,7 @@ class CompiledLayers:
         """
         began = time.perf_counter()
         if self._is_first:
-            log.info("compiling the layers of %s: once, half a minute on an idle machine", self._name)
+            log.info("compiling the layers of %s as they first run; minutes on a busy machine", self._name)
         with ExitStack() as stack:
             for layer, forward in self._forwards.items():
                 if layer not in but and "forward" not in vars(layer):
@@ -67,7 +67,7 @@ class CompiledLayers:
                 ) from error
         if self._is_first:
             self._is_first = False
-            log.info("compiled in %.0f s; its cache makes later starts faster", time.perf_counter() - began)
+            log.info("first batch through the compiled layers: %.0f s; torch keeps the code on disk for later starts", time.perf_counter() - began)
 
 
 def compiler() -> tuple[str, bool]:
