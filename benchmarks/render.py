@@ -125,14 +125,15 @@ def row_of(row: dict[str, Any], n_rounds: int) -> str:
     """One row as markdown; it says its rounds where they are fewer than the table's."""
     if "us_per_token" not in row:
         return f"| {row['variant']} | failed: {row.get('error', 'not run')} | | | | | | | |"
-    if row["times_ours"] is None:  # a product of matrices
+    if row["variant"].startswith("matmul peak"):
         return f"| {row['variant']} | {row['gflops']:,.0f} GFLOP/s | | {row['spread']:.0%} | | | 1.00 | | |"
+    times = "" if row["times_ours"] is None else f"{row['times_ours']:.2f}"
     fraction = "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}"
     of_limit = "" if row.get("fraction_of_limit") is None else f"{row['fraction_of_limit']:.0%}"
     few = "" if len(row["rounds"]) == n_rounds else f" ({len(row['rounds'])} of the rounds)"
     return (
         f"| {row['variant']}{few} | {row['tokens_per_second']:,.0f} | {row['us_per_token']:,.1f} | "
-        f"{row['spread']:.0%} | {row['cpu_us_per_token']:,.1f} | {row['times_ours']:.2f} | {fraction} | {of_limit} | "
+        f"{row['spread']:.0%} | {row['cpu_us_per_token']:,.1f} | {times} | {fraction} | {of_limit} | "
         f"{row['peak_rss_mib']:,.0f} |"
     )
 

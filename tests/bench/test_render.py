@@ -65,6 +65,12 @@ def test_a_part_of_the_results_fills_its_own_tables_alone(folder):
     assert render.section("eval", found) == "Not measured yet.\n"
 
 
+def test_a_row_without_a_ratio_has_an_empty_cell(folder):
+    rows = [{"variant": "fovea", "error": "died"}, row("theirs", 1.0, times_ours=None, gflops=None)]
+    (folder / "step.json").write_text(json.dumps(result("step", rows=rows)))
+    assert "| theirs | 10 | 1.0 | 10% | 1.0 |  |  |  | 1 |" in render.section("step", render.collected())
+
+
 def test_a_row_with_fewer_rounds_than_its_table_says_so(folder):
     rows = [row("fovea", 1.0, 1.0, 1.0), row("slow", 9.0)]
     (folder / "e2e.json").write_text(json.dumps(result("e2e", rows=rows)))

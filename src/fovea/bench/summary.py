@@ -107,11 +107,11 @@ def _row(each: Measured, against: Against) -> dict[str, Any]:
         row["error"] = each.error.strip().splitlines()[-1]
     if not each.rounds:
         return row
-    is_product = variant.task.get("kind") == "matmul"
+    is_product = variant.task.get("kind") in ("matmul", "copy")
     peak, limit = against.peak, against.limit
     row |= summarise(each.rounds)._asdict()
     row |= {
-        # A matrix product has no tokens, so its time is not one to compare.
+        # A matrix product and a copy have no tokens, so their time is not one to compare.
         "times_ours": ratio(each.rounds, against.own) if against.own and not is_product else None,
         "peak_rss_mib": each.peak_rss / 2**20,
         "fraction_of_peak": _flops_per_second(each) / peak if peak and variant.flops_per_token else None,

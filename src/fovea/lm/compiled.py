@@ -67,7 +67,10 @@ class CompiledLayers:
                 ) from error
         if self._is_first:
             self._is_first = False
-            log.info("first batch through the compiled layers: %.0f s; torch keeps the code on disk for later starts", time.perf_counter() - began)
+            log.info(
+                "first batch through the compiled layers: %.0f s; torch keeps the code on disk for later starts",
+                time.perf_counter() - began,
+            )
 
 
 def compiler() -> tuple[str, bool]:
