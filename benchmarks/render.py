@@ -16,7 +16,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src")]
 
-from fovea.bench.passgroups import SAME_TOOL  # noqa: E402
 from fovea.bench.summary import together  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -116,7 +115,7 @@ def all_in_all(found: dict[str, list[dict[str, Any]]]) -> str:
         return "Not measured yet.\n"
     trained, evaluated = found["e2e"][-1], found["eval"][-1]
     about = [each["benchmark"]["groups"][0]["about"] for each in (trained, evaluated)]
-    numbers = together(trained["benchmark"], evaluated["benchmark"], SAME_TOOL)
+    numbers = together(trained["benchmark"], evaluated["benchmark"])
     first = f"{about[0]['train_tokens']:,} tokens an SAE in training, {about[1]['tokens']:,} in evaluation:\n\n"
     return (first + lines_of(numbers)) if numbers else "Not measured yet.\n"
 

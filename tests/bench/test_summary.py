@@ -3,7 +3,7 @@
 import pytest
 
 from fovea.bench.driver import Measured, Round, Variant
-from fovea.bench.summary import fit_line, ratio, rows, summarise, together
+from fovea.bench.summary import MULTI, RUN_EVALS, SEPARATE, fit_line, ratio, rows, summarise, together
 
 
 def taken(*seconds: float, tokens: int = 1000, cpu: float = 2.0) -> list[Round]:
@@ -72,21 +72,19 @@ def test_a_fraction_of_the_limit_pairs_the_rounds():
 
 def benchmark(**seconds: list[float]) -> dict:
     """A result with one group: row -> seconds of its rounds."""
-    named = {name.replace("_", "-"): taken(*values) for name, values in seconds.items()}
-    return {
-        "groups": [
-            {"rows": [{"variant": name, "rounds": [each._asdict() for each in found]} for name, found in named.items()]}
-        ]
-    }
+    names = {"fovea": "fovea", "separate": SEPARATE, "multi": MULTI, "run_evals": RUN_EVALS}
+    rows = [
+        {"variant": names[name], "rounds": [each._asdict() for each in taken(*values)]}
+        for name, values in seconds.items()
+    ]
+    return {"groups": [{"rows": rows}]}
 
 
 def test_training_and_evaluation_add_up_round_by_round():
-    train = benchmark(fovea=[10.0, 20.0, 10.0], nine_runs=[90.0, 95.0, 70.0], one_pass=[20.0, 40.0, 20.0])
+    train = benchmark(fovea=[10.0, 20.0, 10.0], separate=[90.0, 95.0, 70.0], multi=[20.0, 40.0, 20.0])
     evaluate = benchmark(fovea=[10.0, 10.0, 10.0], run_evals=[30.0, 55.0, 30.0])
-    pairs = {"nine-runs": "run-evals", "one-pass": "run-evals", "gone": "run-evals"}
-    found = together(train, evaluate, pairs)
-    assert found == {
-        "training and evaluation, nine-runs: times as long": pytest.approx(5.0),  # of 6, 5 and 5
-        "training and evaluation, one-pass: times as long": pytest.approx(2.5),  # of 2.5, 95/30 and 2.5
+    assert together(train, evaluate) == {
+        f"training and evaluation, {SEPARATE}: times as long": pytest.approx(5.0),  # of 6, 5 and 5
+        f"training and evaluation, {MULTI}: times as long": pytest.approx(2.5),  # of 2.5, 95/30 and 2.5
     }
-    assert together(train, benchmark(fovea=[1.0]), pairs) == {}
+    assert together(train, benchmark(fovea=[1.0])) == {}

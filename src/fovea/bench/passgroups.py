@@ -10,7 +10,7 @@ from fovea.bench.machine import has_bf16
 from fovea.bench.material import bench_folder, load_subject, text_file
 from fovea.bench.passes import lm_flops
 from fovea.bench.suite import PEAK, Group, Plan, peak_variants, schedule_of
-from fovea.bench.summary import fit_line, ratio, summarise
+from fovea.bench.summary import MULTI, RUN_EVALS, SEPARATE, fit_line, ratio, summarise
 from fovea.bundled.model import model_folder
 from fovea.data.activations import spread
 from fovea.lm.hookpoint import HookPoint
@@ -34,12 +34,8 @@ GRID = (
 )
 "Three methods at three sparsities."
 LM_ALONE = "lm pass alone"
-SEPARATE, MULTI = "sae-lens, one run each", "sae-lens, multi-SAE trainer"
 CE_ALONE = f"{OURS}, CE alone"
 WHOLE, SAME = "whole forwards, CE alone", "whole forwards, the same measures"
-RUN_EVALS = "sae-lens run_evals"
-SAME_TOOL = {SEPARATE: RUN_EVALS, MULTI: RUN_EVALS}
-"Way of training -> way of evaluating of the same tool."
 _CONTEXTS_PER_BATCH = 8
 _LINE_ROWS = 3968
 "Rows a step of the line: what 32 contexts of 128 tokens surely leave after the filter."

@@ -97,7 +97,7 @@ def run_benchmarks(
             write_json(out, result)
     both = [result["benchmarks"].get(name) for name in ("e2e", "eval")]
     if all(both):
-        for name, value in together(*both, passgroups.SAME_TOOL).items():
+        for name, value in together(*both).items():
             console.print(f"{name}: {value:.2f}", highlight=False)
     return result
 

@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 from fovea.bench.driver import OURS, Measured, Round
 
+SEPARATE, MULTI = "sae-lens, one run each", "sae-lens, multi-SAE trainer"
+RUN_EVALS = "sae-lens run_evals"
+SAME_TOOL = {SEPARATE: RUN_EVALS, MULTI: RUN_EVALS}
+"Way of training -> way of evaluating of the same tool."
+
 
 class Summary(NamedTuple):
     """One row of a table."""
@@ -76,18 +81,14 @@ def rows(
     return [_row(each, against) for each in measured]
 
 
-def together(train: Mapping[str, Any], evaluate: Mapping[str, Any], pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Training and evaluation one after the other, from the results of both: times as long as fovea.
-
-    Args:
-        pairs: Row of the training table -> row of the evaluation table that belongs to the same tool.
-    """
+def together(train: Mapping[str, Any], evaluate: Mapping[str, Any]) -> dict[str, Any]:
+    """Training and evaluation one after the other, from the results of both: times as long as fovea."""
     trained, evaluated = (
         {row["variant"]: row.get("rounds") for row in found["groups"][0]["rows"]} for found in (train, evaluate)
     )
     totals = {
         name: [one["seconds"] + other["seconds"] for one, other in zip(first, second, strict=False)]
-        for name, partner in ((OURS, OURS), *pairs.items())
+        for name, partner in ((OURS, OURS), *SAME_TOOL.items())
         if (first := trained.get(name)) and (second := evaluated.get(partner))
     }
     own = totals.pop(OURS, [])
