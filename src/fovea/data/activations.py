@@ -152,7 +152,7 @@ class ActivationChunks:
         """All that decides the values of the chunks, for the store."""
         parts = {
             "lm": self.lm.fingerprint,
-            "dtype": f"{self.lm.dtype} on {self.lm.device.type}",
+            "dtype": self.lm.computation,
             "hook_point": str(self.hook_point),
             "tokens": self.packed.fingerprint,
             "filter": self.token_filter.to_dict(),

@@ -166,7 +166,7 @@ def write_about(entry: Path, chunks: ActivationChunks) -> None:
     """Say in words what an entry holds, for people who look into the folder."""
     about = {
         "lm": chunks.lm.name,
-        "dtype": str(chunks.lm.dtype),
+        "dtype": chunks.lm.computation,
         "hook_point": str(chunks.hook_point),
         "corpus": chunks.packed.name,
         "split": chunks.packed.split,

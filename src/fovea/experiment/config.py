@@ -30,6 +30,8 @@ class LMConfig(Config):
     "TransformerLens or Hugging Face spelling."
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     "Precision of the lm's forward; auto takes bfloat16 where the processor has it."
+    compile: bool = False
+    "Run the lm's layers as compiled code: faster after the time that compiling takes; needs a C++ compiler."
     device: str = "cpu"
     "Device of the lm; SAEs are trained and run on the CPU."
 

@@ -200,7 +200,7 @@ class DomainMeasurement:
     def _key(self, packed: PackedTokens, n_contexts: int) -> str:
         parts: dict[str, Any] = {
             "lm": self.bench.lm.fingerprint,
-            "dtype": str(self.bench.lm.dtype),
+            "dtype": self.bench.lm.computation,
             "hook_point": str(self.bench.hook_point),
             "filter": self.bench.token_filter.to_dict(),
             "tokens": packed.fingerprint,

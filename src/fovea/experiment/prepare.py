@@ -74,7 +74,8 @@ def load_subject(config: ExperimentConfig) -> Subject:
         SAEError: g has another width or belongs to another hook point or lm.
     """
     keep_freed_memory()
-    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=local_device(config.lm.device))
+    device = local_device(config.lm.device)
+    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=device, compiled=config.lm.compile)
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
     if config.general is None:
