@@ -196,8 +196,8 @@ def read_run(run: Path) -> RunData:
 def _why_stopped(stopped: dict[str, Any]) -> str:
     why = str(stopped["reason"]).partition(": ")[2]
     return (
-        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in metrics.jsonl "
-        "but in no table, plot or comparison here"
+        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, "
+        "measured in metrics.jsonl but in no table, plot or comparison here"
     )
 
 
