@@ -92,8 +92,10 @@ def choose_device(name: str, *, setting: str = "lm.device") -> torch.device:
         torch.ones(1, device=device).item()  # "meta" fails here
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        seen = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        raise ConfigError(f"{setting} = {name!r} cannot be used ({reason}); torch sees {', '.join(seen)}") from None
+        others = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or "none here"
+        raise ConfigError(
+            f"{setting} = {name!r} cannot be used ({reason}); use 'cpu' or another that torch sees ({others})"
+        ) from None
     return device
 
 
