@@ -78,7 +78,9 @@ def test_a_run_stopped_on_one_device_goes_on_on_another(on_cpu: Path, monkeypatc
         patch.setattr("fovea.experiment.fit._log_step", stop)
         run(config_with(folder, device="cuda"), out)
     (saved,) = out.glob("checkpoints/*/step-00000001")
-    assert {tensor.device.type for path in saved.glob("*.safetensors") for tensor in load_file(path).values()} == {"cpu"}
+    assert {tensor.device.type for path in saved.glob("*.safetensors") for tensor in load_file(path).values()} == {
+        "cpu"
+    }
     run(config_with(folder, device="cpu"), out, resume=True)
     assert_same_results(out, on_cpu)
 

@@ -204,6 +204,16 @@ def test_ranks_that_read_ahead_end_in_the_same_bytes(straight, tmp_path):
     assert result_hash(tmp_path / "ahead") == result_hash(two)
 
 
+@pytest.mark.slow
+def test_four_ranks_that_spread_latents_measure_what_one_process_measures(straight, tmp_path):
+    path, _ = straight
+    four = with_settings(path, tmp_path, shards=4, latent_shards=2)
+    assert codes(4, "run", str(four), "--out", str(tmp_path / "four")) == [0] * 4
+    one = with_settings(path, tmp_path, shards=4)
+    assert codes(1, "run", str(one), "--out", str(tmp_path / "one")) == [0]
+    assert_same_results(tmp_path / "four", tmp_path / "one")
+
+
 class Several(Ranks):
     """So many ranks that are never asked for anything."""
 

@@ -124,7 +124,9 @@ def _tokens(
     packing = PackingConfig(context_size=config.text.context_size, prepend_bos=config.text.prepend_bos)
     cleaner = None
     if isinstance(source, DomainConfig) and source.clean is not None:
-        scorer = LMScorer(load_lm(source.clean.scorer, device=str(subject.lm.device)), n_tokens=source.clean.piece_tokens)
+        scorer = LMScorer(
+            load_lm(source.clean.scorer, device=str(subject.lm.device)), n_tokens=source.clean.piece_tokens
+        )
         cleaner = Cleaner(scorer, max_loss=source.clean.max_loss)
     limits = [limit for limit in (source.max_train_tokens, source.max_heldout_tokens) if limit]
     total = sum(limits) if len(limits) == 2 else None
