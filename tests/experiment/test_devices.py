@@ -74,13 +74,13 @@ def test_a_run_stopped_on_one_device_goes_on_on_another(on_cpu: Path, monkeypatc
         if step == 0:
             signal.raise_signal(signal.SIGTERM)
 
-    with elsewhere(), monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped after step 1 of 10"):
+    with elsewhere(), monkeypatch.context() as patch:
         patch.setattr("fovea.experiment.fit._log_step", stop)
-        run(config_with(folder, device="cuda"), out)
+        with pytest.raises(Interrupted, match="stopped after step 1 of 10"):
+            run(config_with(folder, device="cuda"), out)
     (saved,) = out.glob("checkpoints/*/step-00000001")
-    assert {tensor.device.type for path in saved.glob("*.safetensors") for tensor in load_file(path).values()} == {
-        "cpu"
-    }
+    tensors = [tensor for path in saved.glob("*.safetensors") for tensor in load_file(path).values()]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
     run(config_with(folder, device="cpu"), out, resume=True)
     assert_same_results(out, on_cpu)
 

@@ -1,4 +1,4 @@
-"""The command line under torchrun itself: a rank that is killed, a job that is told to stop, and going on after either."""
+"""The command line under torchrun itself: a rank is killed, a job is told to stop, and either goes on."""
 
 import os
 import signal
