@@ -73,6 +73,8 @@ class _Places(TorchFunctionMode):
         own = args[0] if args and isinstance(args[0], Far) else None
         if own is not None and name in _UNREADABLE:
             raise TypeError(f"{name} of a tensor on cuda:0; copy it to the CPU first")
+        if own is not None and name == "detach" and torch.is_inference_mode_enabled():
+            return Far(own.near)  # torch's own wants a version of what inference does not version
         if own is not None and name == "tolist":
             return own.near.tolist()
         if name == "cpu":
