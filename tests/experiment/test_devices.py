@@ -60,8 +60,9 @@ def on_cpu(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("lm", ["cpu", "cuda"])
 def test_a_whole_run_on_another_device_ends_where_one_on_the_cpu_ends(on_cpu: Path, lm):
     out = on_cpu.parent / f"lm-on-{lm}"
-    with elsewhere():
-        run(config_with(on_cpu.parent, lm=lm, device="cuda" if lm == "cpu" else "auto"), out)
+    device = "cuda" if lm == "cpu" else "auto"
+    with elsewhere():  # of this thread alone, so nothing is read ahead
+        run(config_with(on_cpu.parent, lm=lm, device=device, read_ahead=0), out)
     assert_same_results(out, on_cpu)
 
 
