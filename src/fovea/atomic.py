@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ def replacing(path: Path) -> Generator[Path]:
         OSError: the disk is full or the folder is not writable; nothing half-written is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    # A process id is unique on one machine only, and several may share the folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
     try:
         yield temporary
         with temporary.open("rb") as file:

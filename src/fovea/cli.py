@@ -95,7 +95,7 @@ def run(
     experiment: Experiment,
     out: Out,
     settings: Settings = None,
-    device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda:0; SAEs are on the CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda; SAEs follow it.")] = None,
     resume: Resume = False,
     profile: Profiled = False,
 ) -> None:

@@ -48,6 +48,7 @@ def count_firing(
     chunks: Iterable[ActivationRows],
     encoders: Mapping[str, Callable[[Tensor], Tensor]],
     *,
+    device: torch.device | str = "cpu",
     observe: Callable[[int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, FiringCounts]:
@@ -55,6 +56,7 @@ def count_firing(
 
     Args:
         encoders: SAE name -> encode in inference form, x [tokens d_in] -> latents [tokens d_sae].
+        device: Where the SAEs lie.
         observe: Called after each chunk with the number of tokens done, the other ranks' taken to be as many.
 
     Raises:
@@ -65,7 +67,7 @@ def count_firing(
     n_tokens = 0
     with torch.inference_mode():
         for chunk in chunks:
-            for rows in chunk.x.split(_ROWS):
+            for rows in chunk.x.to(device).split(_ROWS):
                 for name, encode in encoders.items():
                     fired = _fired(name, encode(rows))
                     counts[name] = counts[name] + fired if name in counts else fired

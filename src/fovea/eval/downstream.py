@@ -47,6 +47,8 @@ class Bench(NamedTuple):
     "Leave out KL (then nan) and the ablations: nothing is run that CE and FVU of the candidates do not need."
     ranks: Ranks = ALONE
     "Batches are dealt to them in turn, so each is the same whoever evaluates it; the sums are those of all."
+    device: torch.device | str = "cpu"
+    "Where the SAEs lie, g among them."
 
 
 class Positions(NamedTuple):
@@ -128,7 +130,7 @@ def add_batch(bench: Bench, batch: TokenBatch, *, candidates: Sequence[Candidate
     where = positions(bench.token_filter, batch, x=prefix.x)
     clean_hidden = bench.lm.resume(prefix, prefix.x)[where.scored]
     targets = batch.tokens.roll(-1, dims=1)[where.scored]
-    x = prefix.x[where.kept].cpu()  # SAEs live on the CPU, whatever the lm runs on
+    x = prefix.x[where.kept].to(bench.device)
     shared = EvalBatch(x, bench.general)
     kept_rows = rows_of(batch.documents[where.kept].cpu(), sums)
     scored_rows = rows_of(batch.documents[where.scored].cpu(), sums)

@@ -33,7 +33,7 @@ class LMConfig(Config):
     compile: bool = False
     "Run the lm's layers as compiled code: faster after the time that compiling takes; needs a C++ compiler."
     device: str = "cpu"
-    "Device of the lm; SAEs are trained and run on the CPU."
+    "Device of the lm: cpu, cuda (each rank's own GPU) or cuda:N; SAEs follow it (train.device)."
 
 
 class TextConfig(Config):
@@ -110,6 +110,8 @@ class TrainConfig(Config):
     "Parts of a corpus, shared out to the ranks; they decide the batches. auto: one for each rank at the start."
     latent_shards: PositiveInt = 1
     "Ranks over which the latents of each SAE are spread, for SAEs wider than one device; 1 holds them whole."
+    device: str = "auto"
+    "Where SAEs and g lie, train and are measured, and the mixing buffer with them; auto: where the lm is."
     rank_timeout_seconds: PositiveFloat = 600.0
     "With several ranks: an exchange that takes longer ends the run, resumably."
 

@@ -18,7 +18,7 @@ def saved_contenders(
     stopped = run.ranks.after_first(lambda: stopped_jobs(run, jobs_of(config, domain)))
     found = [] if subject.general is None else [general_of(subject, domain)]
     for name, job in jobs_of(config, domain).items():
-        sae = load_sae(str(run.saes / name)).sae
+        sae = load_sae(str(run.saes / name)).sae.to(subject.device)
         contender = contender_of(name, domain, job, sae=sae, curve=_curve(config, job))
         found.append(contender._replace(point=None) if name in stopped else contender)
     return found
@@ -43,5 +43,6 @@ def untrained_controls(
     for kind in kinds:
         generator = torch.Generator().manual_seed(config.seed)
         sae = control(kind, calibration.rows, d_sae=d_sae, k=k, generator=generator)
-        found.append(control_of(prefix + control_name(kind, k), domain, sae=sae, seed=config.seed))
+        name = prefix + control_name(kind, k)
+        found.append(control_of(name, domain, sae=sae.to(subject.device), seed=config.seed))
     return found

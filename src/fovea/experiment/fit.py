@@ -177,7 +177,7 @@ def _start(
     generator = torch.Generator().manual_seed(_seed(config, job))
     mean, scale_in = sources.calibration.input
     setting = Setting(subject.lm.d_model, subject.general, mean, scale_in, generator)
-    sae = job.method.start(job.sae, setting)
+    sae = job.method.start(job.sae, setting).to(subject.device)  # drawn on the CPU: the same on every device
     spec = JobSpec(
         name=name,
         domain=domain.name,
@@ -203,7 +203,7 @@ def _scale_out(job: JobConfig, subject: Subject, calibration: Calibration) -> fl
     if not job.method.adds_general:
         return calibration.input.scale
     assert subject.frozen is not None, "a method that adds g needs g"
-    x = calibration.rows
+    x = calibration.rows.to(subject.device)
     batch = Batch(x, subject.frozen.reconstruct(x), torch.ones(len(x), dtype=torch.bool))
     norm = job.method.target(batch).double().norm(dim=-1).mean()
     return float(x.shape[1] ** 0.5 / norm)
@@ -231,7 +231,7 @@ def _stream(
     rows, n_ahead = config.train.buffer_rows // n_shards, read_ahead(config, subject)
 
     def buffer(chunks: ActivationChunks, seed: int) -> MixingBuffer:
-        return MixingBuffer(chunks, rows=rows, seed=config.seed + seed, n_ahead=n_ahead)
+        return MixingBuffer(chunks, rows=rows, seed=config.seed + seed, device=subject.device, n_ahead=n_ahead)
 
     streams = {
         shard: Stream(

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -133,12 +134,19 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
     if not resume:
         raise RunError(f"--out {where!r} already holds a run; add --resume to continue it, or give a new folder")
     before, now = run.experiment.read_text(), config.to_toml()
-    if before != now:
+    if before != now and _decisive(before) != _decisive(now):
         changed = sorted(set(before.splitlines()) ^ set(now.splitlines()))
         raise RunError(
             f"--out {where!r} holds another experiment (differs in {'; '.join(changed[:4])}); "
             "restore those settings to resume it, or give a new folder"
         )
+
+
+def _decisive(experiment: str) -> dict[str, Any]:
+    """An experiment file as tables, without where its SAEs train: that may change from one start to the next."""
+    tables = tomllib.loads(experiment)
+    tables.get("train", {}).pop("device", None)
+    return tables
 
 
 @contextmanager

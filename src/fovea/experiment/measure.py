@@ -74,8 +74,8 @@ def control_of(name: str, domain: DomainConfig, *, sae: SAE, seed: int) -> Conte
 
 def general_of(subject: Subject, domain: DomainConfig) -> Contender:
     """g alone."""
-    assert subject.general is not None, "only a run with g has it as a contender"
-    sae = subject.general.sae
+    assert subject.frozen is not None, "only a run with g has it as a contender"
+    sae = subject.frozen.sae
     info = JobInfo("g", "general", sae.file_architecture, domain.name, None, fingerprint(sae))
     return Contender(info, sae, GeneralAlone(), None)
 
@@ -83,7 +83,7 @@ def general_of(subject: Subject, domain: DomainConfig) -> Contender:
 def bench_of(subject: Subject, keep: TokenFilter, mean: Float[Tensor, " d_in"], *, ranks: Ranks = ALONE) -> Bench:
     """What all evaluations of a run share."""
     general = None if subject.frozen is None else _in_units_of_x(subject.frozen)
-    return Bench(subject.lm, subject.hook_point, keep, general, mean, ranks=ranks)
+    return Bench(subject.lm, subject.hook_point, keep, general, mean, ranks=ranks, device=subject.device)
 
 
 def _in_units_of_x(frozen: FrozenSAE) -> Callable[[Tensor], Reconstruction]:
@@ -185,7 +185,8 @@ class DomainMeasurement:
                 done = n_done
 
             encoders = {contender.info.job: contender.sae.encode for contender in self.contenders}
-            counts = count_firing(_spread_rows(chunks, wanted, ranks), encoders, observe=observe, ranks=ranks)
+            rows, device = _spread_rows(chunks, wanted, ranks), self.bench.device
+            counts = count_firing(rows, encoders, device=device, observe=observe, ranks=ranks)
         ranks.by_first(lambda: save_counts(path, counts))
         return counts
 

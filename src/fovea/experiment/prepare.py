@@ -25,7 +25,7 @@ from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, Tokenis
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
-from fovea.experiment.sharing import local_device
+from fovea.experiment.sharing import local_device, sae_device
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
 from fovea.lm.memory import keep_freed_memory
@@ -48,7 +48,11 @@ class Subject(NamedTuple):
     lm: LM
     hook_point: HookPoint
     general: LoadedSAE | None
+    "g as loaded, on the CPU, where jobs begin."
     frozen: FrozenSAE | None
+    "g as it is run, on `device`."
+    device: torch.device = torch.device("cpu")
+    "Where SAEs train and are measured."
 
 
 class Material(NamedTuple):
@@ -67,23 +71,30 @@ class Calibration(NamedTuple):
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
-    """The lm and g, checked against each other; the lm on this rank's own device.
+    """The lm and g, checked against each other, each on this rank's own device.
 
     Raises:
         ModelError: the hook point is not in the lm.
         SAEError: g has another width or belongs to another hook point or lm.
     """
     keep_freed_memory()
-    device = local_device(config.lm.device)
-    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=device, compiled=config.lm.compile)
+    device = sae_device(config)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of this process: what names no number means this one
+    lm = load_lm(
+        config.lm.model,
+        dtype=config.lm.dtype,
+        device=local_device(config.lm.device),
+        compiled=config.lm.compile,
+    )
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
     if config.general is None:
-        return Subject(lm, hook_point, None, None)
+        return Subject(lm, hook_point, None, None, device)
     general = load_sae(config.general.sae)
     check_fits(general, lm_name=lm.name, d_model=lm.d_model, hook_point=str(hook_point))
     _warn_of_another_lm(general, lm.name)
-    return Subject(lm, hook_point, general, FrozenSAE(general.sae))
+    return Subject(lm, hook_point, general, FrozenSAE(general.sae, device=device), device)
 
 
 def _warn_of_another_lm(general: LoadedSAE, name: str) -> None:
@@ -118,7 +129,9 @@ def _tokens(
     packing = PackingConfig(context_size=config.text.context_size, prepend_bos=config.text.prepend_bos)
     cleaner = None
     if isinstance(source, DomainConfig) and source.clean is not None:
-        scorer = LMScorer(load_lm(source.clean.scorer, device=config.lm.device), n_tokens=source.clean.piece_tokens)
+        scorer = LMScorer(
+            load_lm(source.clean.scorer, device=str(subject.lm.device)), n_tokens=source.clean.piece_tokens
+        )
         cleaner = Cleaner(scorer, max_loss=source.clean.max_loss)
     limits = [limit for limit in (source.max_train_tokens, source.max_heldout_tokens) if limit]
     total = sum(limits) if len(limits) == 2 else None

@@ -36,7 +36,7 @@ from fovea.experiment.prepare import (
     materials,
     warn_if_misread,
 )
-from fovea.experiment.sharing import settle
+from fovea.experiment.sharing import sae_device, settle
 from fovea.profile import profiled, span
 from fovea.sae.files import fingerprint, read_sae, save_sae
 from fovea.together import joined
@@ -61,7 +61,8 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False,
         RankError: another rank was lost; resume goes on, on any number of ranks that divides train.shards.
         Interrupted: a signal came; resume goes on to the same bytes.
     """
-    with joined(timeout_seconds=config.train.rank_timeout_seconds, device=config.lm.device) as ranks:
+    device = sae_device(config).type
+    with joined(timeout_seconds=config.train.rank_timeout_seconds, device=device) as ranks:
         config = settle(config, out, ranks)
         with (
             open_run(out, config, resume=resume, ranks=ranks) as run,
@@ -127,7 +128,7 @@ def _measure(
         contenders = [*saved_contenders(config, run, subject, domain=domain), *controls[domain.name]]
         measurement = DomainMeasurement(config, run, domain=domain, bench=bench, sources=own, contenders=contenders)
         found = measurement.run_parts()
-        g = None if subject.general is None else subject.general.sae
+        g = None if subject.frozen is None else subject.frozen.sae
         records += [*found.records, *measure_latents(measurement, run, general_sae=g)]
         comparisons += found.comparisons
     if run.ranks.is_first:

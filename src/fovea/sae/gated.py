@@ -81,9 +81,9 @@ class GatedSAE(SAE):
     def __init__(self, weights: Weights, config: GatedConfig | None = None) -> None:
         super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
         self.config = config
-        self.b_gate = nn.Parameter(torch.zeros(self.d_sae))
-        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
-        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_gate = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.b_mag = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.r_mag = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: magnitudes where the gate is above 0."""

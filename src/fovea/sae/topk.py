@@ -59,7 +59,7 @@ class TopKSAE(SAE):
         super().__init__(weights, unit_decoder=True)
         check_k(config.k, self.d_sae)
         self.config, self.k = config, config.k
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_enc = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: at most k above zero in each row."""

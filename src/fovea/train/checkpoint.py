@@ -38,7 +38,8 @@ def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Sou
     if stream.ranks.is_first:
         # Tensors that share memory (generator states, views) are not allowed in one safetensors file.
         with new_folder(final) as temporary:
-            write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in tensors.items()})
+            copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            write_tensors(temporary / "tensors.safetensors", copies)
             write_json(temporary / "state.json", plain)
             for number in range(stream.n_shards):
                 _waiting(folder, number).rename(_shard(temporary, number))
