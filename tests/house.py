@@ -27,7 +27,7 @@ LAYERS = (
     ("experiment",),
     ("bench",),
     ("app",),
-    ("api",),
+    ("api", "saelens"),
     ("cli",),
     ("__main__",),
 )

@@ -14,9 +14,7 @@ from fovea.experiment.config import JobConfig
 from fovea.experiment.fit import jobs_of
 from fovea.experiment.folder import RunFolder
 from fovea.sae.files import read_sae
-from fovea.sae.formats.writers import WRITERS, write_sae
-from fovea.sae.stack import save_stack, verify_stack
-from fovea.sae.stack import stack as join
+from fovea.sae.formats.writers import WRITERS, WriteCheck, write_sae, write_stack
 
 
 def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", stack: bool = False) -> str:
@@ -40,9 +38,7 @@ def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", st
     check = write_sae(loaded.sae, out, layout=layout, metadata=loaded.metadata, probe_x=probe)
     return (
         f"{out}: {job}, {loaded.sae.d_sae} latents, in the layout of {layout}; on {check.n_tokens} tokens relative "
-        "error "
-        f"{check.max_relative_error:.1e}, {check.n_flips} flipped latents"
-        + (f", the same in {check.library}" if check.library else "")
+        f"error {check.max_relative_error:.1e}, {check.n_flips} flipped latents" + _in_library(check)
     )
 
 
@@ -56,16 +52,16 @@ def _export_stack(run: RunFolder, job: str, out: Path, *, layout: str, probe_x: 
         )
     general, loaded = read_sae(run.general), read_sae(run.saes / job)
     metadata = loaded.metadata.model_copy(update={"training_architecture": None})
-    if layout == "saelens":
-        found = save_stack(general.sae, loaded.sae, out, probe_x=probe_x, metadata=metadata, names=("general", job))
-    else:
-        one = join(general.sae, loaded.sae)
-        found = verify_stack(general.sae, loaded.sae, one, probe_x=probe_x)
-        write_sae(one, out, layout=layout, metadata=metadata, probe_x=probe_x)
+    found, check = write_stack(general.sae, loaded.sae, out, probe_x=probe_x, metadata=metadata, layout=layout)
     return (
-        f"{out}: g and {job} as one SAE of {general.sae.d_sae} + {loaded.sae.d_sae} latents; "
-        f"on {found.n_tokens} tokens relative error {found.max_relative_error:.1e}, {found.n_flips} flipped latents"
+        f"{out}: g and {job} as one SAE of {general.sae.d_sae} + {loaded.sae.d_sae} latents, in the layout of "
+        f"{layout}; on {found.n_tokens} tokens relative error {found.max_relative_error:.1e}, "
+        f"{found.n_flips} flipped latents" + _in_library(check)
     )
+
+
+def _in_library(check: WriteCheck) -> str:
+    return f", the same in {check.library}" if check.library else ""
 
 
 def _find(run: RunFolder, job: str) -> tuple[str, JobConfig]:
