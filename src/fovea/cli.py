@@ -160,14 +160,20 @@ def features(
 @_guarded
 def show(
     sae: Annotated[str, typer.Argument(help="Folder or file, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
+    lm: Annotated[str | None, typer.Option("--lm", help="Try it on this model; needs --text.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="General text to try it on: a corpus reference.")] = None,
+    hook_point: Annotated[str | None, typer.Option(help="Where it reads, if its file does not say.")] = None,
 ) -> None:
-    """Say what an SAE is: architecture, shapes, hook point, conventions.
+    """Say what an SAE is: architecture, shapes, hook point, conventions; with an lm and text, whether it rebuilds x.
 
-    Example: `fovea show bundled:smollm2-135m-l14`
+    Example: `fovea show bundled:smollm2-135m-l14 --lm bundled:smollm2-135m-instruct --text bundled:general`
     """
+    from fovea.experiment.trial import trial_text
     from fovea.sae.show import describe
 
     typer.echo(describe(sae))
+    if lm or text or hook_point:
+        typer.echo(trial_text(sae, lm=lm, text=text, hook_point=hook_point))
 
 
 @app.command()
