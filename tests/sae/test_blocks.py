@@ -148,6 +148,7 @@ def same(theirs: Any, x_hat: Tensor, latents: Tensor) -> None:
 
 
 @pytest.mark.saelens
+@pytest.mark.filterwarnings("ignore")
 @pairs
 def test_sae_lens_computes_the_same(first: str, second: str, tmp_path: Path) -> None:
     general, domain = build(first, "none"), build(second, "own", seed=3)
@@ -160,6 +161,7 @@ def test_sae_lens_computes_the_same(first: str, second: str, tmp_path: Path) -> 
 
 
 @pytest.mark.saelens
+@pytest.mark.filterwarnings("ignore")
 def test_sae_lens_folds_decoder_lengths_only_where_nothing_changes(tmp_path: Path) -> None:
     general, domain = build("topk"), build("relu", seed=3)
     theirs = lens(written(tmp_path / "a", general, domain))
@@ -172,6 +174,7 @@ def test_sae_lens_folds_decoder_lengths_only_where_nothing_changes(tmp_path: Pat
 
 
 @pytest.mark.saelens
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["topk", "gated", "jumprelu", "relu", "batch_topk"])
 @pytest.mark.parametrize("bias", BIASES)
 def test_any_sae_becomes_one_of_sae_lens(name: str, bias: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Source: sae_lens 6.54.12, saes/sae.py and registry.py: subclass SAE and SAEConfi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field, make_dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -34,28 +34,22 @@ def register() -> type[Any]:
     except ImportError:
         raise UnknownReferenceError("sae_lens is not installed; install fovea-sae[saelens]") from None
     config_class = _config_class(sae_lens.SAEConfig)
-    sae_class = _sae_class(sae_lens.SAE, config_class)
+    sae_class = _sae_class(sae_lens.SAE)
     sae_lens.register_sae_class(ARCHITECTURE, sae_class, config_class)
     return sae_class
 
 
 def _config_class(base: Any) -> type[Any]:
-    @dataclass
-    class BlocksSAEConfig(base):
-        """Settings of an SAE whose latents fall into blocks, some of which compete."""
+    """Settings: sae_lens's own and `blocks`, size and k of each; k None: each latent has its threshold.
 
-        blocks: list[dict[str, int | None]] = field(default_factory=list[dict[str, int | None]])
-        "Size and k of each block; k None: each latent has its threshold."
-
-        @classmethod
-        def architecture(cls) -> str:
-            """Name in cfg.json."""
-            return ARCHITECTURE
-
-    return BlocksSAEConfig
+    Made by a call, since sae_lens gives it a plain dict for its metadata, which checks of annotations would refuse.
+    """
+    blocks = ("blocks", list[dict[str, int | None]], field(default_factory=list[dict[str, int | None]]))
+    methods = {"architecture": classmethod(lambda _cls: ARCHITECTURE)}
+    return make_dataclass("FoveaBlocksSAEConfig", [blocks], bases=(base,), namespace=methods)
 
 
-def _sae_class(base: Any, config_class: type[Any]) -> type[Any]:
+def _sae_class(base: Any) -> type[Any]:
     class BlocksSAE(base):
         """An SAE whose latents fall into blocks, some of which compete (fovea.sae.blocks)."""
 
@@ -97,7 +91,6 @@ def _sae_class(base: Any, config_class: type[Any]) -> type[Any]:
             return zip(self.get_W_dec_norm().split(sizes), self.rules, strict=True)
 
     BlocksSAE.__name__ = BlocksSAE.__qualname__ = "FoveaBlocksSAE"
-    config_class.__name__ = config_class.__qualname__ = "FoveaBlocksSAEConfig"
     return BlocksSAE
 
 
