@@ -28,7 +28,7 @@ LAYERS = (
     ("bench",),
     ("app",),
     ("api", "saelens"),
-    ("cli",),
+    ("cli", "guarded", "handover"),
     ("__main__",),
 )
 "Left to right: a module imports from its own layer and from layers before it (STYLE B2)."
