@@ -40,6 +40,14 @@ _PEERS = {
         "dictionary_learning",
         "dictionary_learning is not installed: `.venv/bin/pip install dictionary-learning==0.1.0`",
     ),
+    "saedashboard": (
+        "sae_dashboard",
+        "sae_dashboard is not installed: `.venv/bin/pip install --no-deps sae-dashboard==0.8.0`",
+    ),
+    "neuronpedia": (
+        "neuronpedia",
+        "neuronpedia is not installed: `.venv/bin/pip install neuronpedia==1.2.1`",
+    ),
 }
 "Marker -> the module of a library to compare with, and how to get it."
 

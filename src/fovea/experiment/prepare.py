@@ -38,7 +38,7 @@ from fovea.tensorfile import write_tensors
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192
 
-_SANITY_ROWS = 2048
+SANITY_ROWS = 2048
 "Tokens of general text on which g is tried before anything is trained."
 
 
@@ -99,9 +99,15 @@ def load_subject(config: ExperimentConfig) -> Subject:
 
 def _warn_of_another_lm(general: LoadedSAE, name: str) -> None:
     """Say it when g's file names another lm. A warning: a model has many names (hub id, folder)."""
-    named = general.metadata.model_name
-    if named and named.rstrip("/").rsplit("/", 1)[-1].lower() != name.rstrip("/").rsplit("/", 1)[-1].lower():
+    if names_another_lm(general, name):
+        named = general.metadata.model_name
         log.warning("general SAE %r says it was trained on %r; the experiment runs %r", general.reference, named, name)
+
+
+def names_another_lm(sae: LoadedSAE, lm_name: str) -> bool:
+    """Whether an SAE's file names an lm whose last part of the name is another."""
+    last = [name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (sae.metadata.model_name or "", lm_name)]
+    return bool(last[0]) and last[0] != last[1]
 
 
 def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
@@ -297,7 +303,7 @@ def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> Non
     """Say it when g does not rebuild general text, and name the convention under which it would."""
     if subject.general is None:
         return
-    found = sanity(subject.general.sae, rows[:_SANITY_ROWS])
+    found = sanity(subject.general.sae, rows[:SANITY_ROWS])
     log.info("general SAE: FVU %.3f on general text", found.fvu)
     if found.warning is not None:
         log.warning("general SAE %r: %s", subject.general.reference, found.warning)
