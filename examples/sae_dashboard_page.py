@@ -1,0 +1,58 @@
+"""SAEDashboard's page of the features of an SAE that fovea trained.
+
+    python examples/sae_dashboard_page.py RUN JOB OUT
+
+Shows SaeVisRunner on held-out text with the run's lm, OUT/features.html (its page, which fetches its scripts from the
+net when opened) and OUT/features.json, and that the activations in them are ours.
+Tested with sae-dashboard 0.8.0 and sae-lens 6.54.12.
+
+To read its page: densities are of all positions and rounded to 3 decimals of a percent.
+"""
+
+import sys
+
+import torch
+from handover import MAX_DIFFERENCE, arguments
+from sae_dashboard.data_writing_fns import save_feature_centric_vis
+from sae_dashboard.sae_vis_data import SaeVisConfig
+from sae_dashboard.sae_vis_runner import SaeVisRunner
+from sae_lens import SAE, HookedSAETransformer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+N_FEATURES = 8
+
+job, out = arguments(__doc__)
+sae = SAE.load_from_disk(job.export(out / "sae"))
+plain = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
+tokens = job.tokens(16)
+latents = job.code(job.activations(plain, tokens)).latents
+latents[:, 0] = 0  # the attention sink, which the page leaves out as well
+features = latents.flatten(0, 1).count_nonzero(0).topk(N_FEATURES).indices.tolist()
+
+lm = HookedSAETransformer.from_pretrained_no_processing(
+    str(job.lm_folder), hf_model=plain, tokenizer=AutoTokenizer.from_pretrained(job.lm_folder), device="cpu"
+)
+lengths = sae.W_dec.norm(dim=-1)  # the runner folds them into the activations
+settings = SaeVisConfig(
+    hook_point=str(job.hook_point),
+    features=features,
+    minibatch_size_features=N_FEATURES,
+    minibatch_size_tokens=8,
+    ignore_positions=[0],
+    device="cpu",
+)
+page = SaeVisRunner(settings).run(encoder=sae, model=lm, tokens=tokens)
+save_feature_centric_vis(page, out / "features.html")
+page.save_json(out / "features.json")
+
+worst = 0.0
+for index in features:
+    shown = max(max(row.feat_acts) for row in page.feature_data_dict[index].sequence_data[0].seq_data)
+    ours = float(latents[..., index].max() * lengths[index])
+    worst = max(worst, abs(shown / ours - 1))
+    density = float((latents[..., index] > 0).float().mean())
+    title = page.feature_data_dict[index].acts_histogram_data.title
+    print(f"feature {index:5d}: largest activation {shown:.4f}, ours {ours:.4f}; {title[16:]}, ours {density:.3%}")
+print(f"{out / 'features.html'}: {N_FEATURES} features; largest relative difference of an activation {worst:.1e}")
+if worst > MAX_DIFFERENCE:
+    sys.exit(f"SAEDashboard shows other activations: allowed is {MAX_DIFFERENCE:.0e}")
