@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 import torch
-from handover import Job, arguments
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fovea.lm.load import load_lm
+from handover import Job, arguments
 
 N_SPLITS, N_EXPLAINED, N_TOKENS_NAMED = 5, 20, 5
 
@@ -37,7 +37,11 @@ def write_cache(folder: Path, latents: Tensor, tokens: Tensor, *, model_name: st
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         part = latents[..., start:stop]
         whole = torch.uint16 if max(len(part), stop - start) < 2**16 else torch.uint32
-        found = {"locations": part.nonzero().to(whole).contiguous(), "activations": part[part != 0].half(), "tokens": tokens}
+        found = {
+            "locations": part.nonzero().to(whole).contiguous(),
+            "activations": part[part != 0].half(),
+            "tokens": tokens,
+        }
         save_file(found, folder / f"{start}_{stop - 1}.safetensors")
     config = {
         "dataset_repo": "held-out text of the run",
@@ -53,8 +57,8 @@ def write_cache(folder: Path, latents: Tensor, tokens: Tensor, *, model_name: st
     (folder / "config.json").write_text(json.dumps(config, indent=4))
 
 
-def write_explanations(folder: Path, latents: Tensor, names: list[str], *, hookpoint: str) -> list[int]:
-    """Write one .txt for each of the latents that fire most; returns their indices.
+def write_explanations(folder: Path, latents: Tensor, names: list[str], *, hookpoint: str) -> None:
+    """Write one .txt for each of the latents that fire most.
 
     Args:
         latents: [tokens d_sae].
@@ -66,10 +70,9 @@ def write_explanations(folder: Path, latents: Tensor, names: list[str], *, hookp
         strongest = latents[:, index].argsort(descending=True)[: int((latents[:, index] > 0).sum())]
         told = "Fires most on " + ", ".join(list(dict.fromkeys(repr(names[i]) for i in strongest))[:N_TOKENS_NAMED])
         (folder / f"{hookpoint}_latent{index}.txt").write_text(json.dumps(told))
-    return explained
 
 
-def read_with_delphi(out: Path, latents: Tensor, *, explained: list[int]) -> None:
+def read_with_delphi(out: Path, latents: Tensor) -> None:
     """Print what delphi finds in the folder; end with status 1 where that is not what was written."""
     import orjson
     from delphi.config import ConstructorConfig, SamplerConfig
@@ -87,7 +90,9 @@ def read_with_delphi(out: Path, latents: Tensor, *, explained: list[int]) -> Non
     records = list(dataset)
     texts = [out / "explanations" / f"{record.latent}.txt" for record in records]
     told = [str(orjson.loads(path.read_bytes())) for path in texts if path.exists()]
-    print(f"delphi reads {int((read > 0).sum()):,} firings: {n_flips} differ; activations (half) within {difference:.0e}")
+    print(
+        f"delphi reads {int((read > 0).sum()):,} firings: {n_flips} differ; activations (half) within {difference:.0e}"
+    )
     print(f"delphi makes records of {len(records):,} latents with at least 5 examples; {len(told)} have an explanation")
     print("  e.g.", *told[:1])
     if n_flips or difference > 1e-3 or not told:
@@ -104,12 +109,12 @@ def main(job: Job, out: Path) -> None:
     hookpoint = job.hook_point.hugging_face()
     write_cache(out / "latents" / hookpoint, latents, tokens, model_name=str(job.lm_folder))
     names = [lm.tokenizer.decode([i]) for i in tokens.flatten().tolist()]
-    explained = write_explanations(out / "explanations", latents.flatten(0, 1), names, hookpoint=hookpoint)
+    write_explanations(out / "explanations", latents.flatten(0, 1), names, hookpoint=hookpoint)
     print(f"{out}: {int((latents > 0).sum()):,} firings on {tokens.numel():,} tokens in {N_SPLITS} files")
     if importlib.util.find_spec("delphi") is None:
         print("delphi is not installed, so only our side was run")
     else:
-        read_with_delphi(out, latents, explained=explained)
+        read_with_delphi(out, latents)
 
 
 if __name__ == "__main__":

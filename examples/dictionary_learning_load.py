@@ -8,8 +8,9 @@ Tested with dictionary-learning 0.1.0.
 
 import torch
 from dictionary_learning.utils import load_dictionary
-from handover import Coded, arguments, compare
 from transformers import AutoModelForCausalLM
+
+from handover import Coded, arguments, compare
 
 job, out = arguments(__doc__)
 folder = job.export(out / "sae", layout="dictionary_learning")

@@ -9,11 +9,11 @@ Tested with torch 2.13.0 and transformers 5.23.0.
 import sys
 
 import torch
-from handover import MAX_DIFFERENCE, arguments
 from transformers import AutoModelForCausalLM
 
 import fovea
 from fovea.lm.load import load_lm
+from handover import MAX_DIFFERENCE, arguments
 
 job, out = arguments(__doc__)
 sae = fovea.load_sae(job.export(out / "sae")).sae

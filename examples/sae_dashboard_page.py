@@ -12,12 +12,13 @@ To read its page: densities are of all positions and rounded to 3 decimals of a 
 import sys
 
 import torch
-from handover import MAX_DIFFERENCE, arguments
 from sae_dashboard.data_writing_fns import save_feature_centric_vis
 from sae_dashboard.sae_vis_data import SaeVisConfig
 from sae_dashboard.sae_vis_runner import SaeVisRunner
 from sae_lens import SAE, HookedSAETransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from handover import MAX_DIFFERENCE, arguments
 
 N_FEATURES = 8
 

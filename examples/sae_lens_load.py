@@ -9,9 +9,10 @@ HookedSAETransformer with it against that of a plain hook. Tested with sae-lens 
 import sys
 
 import torch
-from handover import Coded, arguments, compare
 from sae_lens import SAE, HookedSAETransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from handover import Coded, arguments, compare
 
 MAX_LOSS_DIFFERENCE = 1e-3
 "Nats: TransformerLens computes the lm in another order than transformers."

@@ -10,15 +10,16 @@ probed are ours. Tested with sae-probes 0.4.2 and sae-lens 6.54.12.
 import json
 
 import torch
-from handover import Coded, arguments, compare
 from sae_lens import SAE
 from sae_probes import run_sae_evals
 from sae_probes.generate_model_activations import ensure_dataset_activations
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from handover import Coded, arguments, compare
+
 DATASET, KS = "109_ball_ws", [1, 4, 16]
-"Names of basketball players, in which league: the smallest of its data sets. Biology: 72_gene-expression, a longer one."
+"Which league a basketball player is of: its smallest data set. 72_gene-expression is nearer to biology, and longer."
 
 job, out = arguments(__doc__)
 sae = SAE.load_from_disk(job.export(out / "sae"))

@@ -13,10 +13,11 @@ import sys
 
 import torch
 from datasets import Dataset
-from handover import arguments
 from sae_bench.evals.core.main import multiple_evals
 from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from handover import arguments
 
 BATCH, N_BATCHES = 8, 2
 MAX_DIFFERENCE = 1e-3

@@ -7,9 +7,10 @@ no stacks: give such a job. Tested with eai-sparsify 1.3.3.
 """
 
 import torch
-from handover import Coded, arguments, compare
 from sparsify import SparseCoder
 from transformers import AutoModelForCausalLM
+
+from handover import Coded, arguments, compare
 
 job, out = arguments(__doc__)
 coder = SparseCoder.load_from_disk(job.export(out / "sae", layout="sparsify"))
