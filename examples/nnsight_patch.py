@@ -9,7 +9,7 @@ Tested with nnsight 0.8.1 and transformers 5.23.0.
 import sys
 
 import torch
-from nnsight import LanguageModel
+from nnsight import TransformersModel
 
 import fovea
 from fovea.lm.load import load_lm
@@ -18,7 +18,7 @@ from handover import MAX_DIFFERENCE, arguments
 job, out = arguments(__doc__)
 sae = fovea.load_sae(job.export(out / "sae")).sae
 reference = load_lm(str(job.lm_folder), dtype="float32")
-lm = LanguageModel(reference.model, tokenizer=reference.tokenizer)
+lm = TransformersModel(reference.model, task="text-generation", tokenizer=reference.tokenizer)
 tokens = job.tokens(8)
 
 # The five lines. Activations over ten times as long as the others, like the first of most texts, stay as they are.

@@ -4,9 +4,9 @@
 
     small.toml --fovea run--> RUN --each example, on the jobs it is for--> what it prints, OK or FAILED
 
-An environment is made once: torch first, then the packages as constraints-NAME.txt pins them. Where their pins exclude
-fovea's own (numpy below 2, datasets below 4), fovea is installed beside them without its dependencies: what examples
-need of it, SAEs and files, runs with older versions too.
+Two environments, each made once: torch first, then the packages as constraints-NAME.txt pins them. In `older` are
+those whose pins exclude fovea's own (numpy below 2, datasets below 4, transformers below 4.57); fovea is installed
+beside them without its dependencies: what the examples need of it, SAEs and files, runs with older versions too.
 """
 
 import argparse
@@ -29,48 +29,36 @@ class Environment(NamedTuple):
     """Packages that fit together, and the examples that run with them."""
 
     packages: tuple[str, ...]
+    alone: tuple[str, ...]
+    "Packages installed without what they ask for, which does not fit or needs a GPU; what is used is in `packages`."
     examples: dict[str, tuple[str, ...]]
     "Example -> the jobs that it is run on."
-    alone: tuple[str, ...] = ()
-    "Packages installed without their dependencies, which do not fit or need a GPU; fovea is the first of them."
 
+
+_DELPHI_LOADER = ("faiss-cpu", "sentence-transformers", "asyncer", "blobfile", "orjson", "aiofiles")
 
 ENVIRONMENTS = {
-    "sae-lens": Environment(
-        packages=("sae-lens==6.54.12", "nnsight==0.8.1", "eai-sparsify==1.3.3"),
+    "current": Environment(
+        packages=("sae-lens==6.54.12", "nnsight==0.8.1", "eai-sparsify==1.3.3", "circuitsvis", *_DELPHI_LOADER),
+        # delphi asks for vllm and bitsandbytes, dictionary-learning for nnsight below 0.4 and umap-learn.
+        alone=("eai-delphi==0.1.3", "dictionary-learning==0.1.0"),
         examples={
             "plain_hooks": (BATCH_TOPK, SSAE),
             "nnsight_patch": (BATCH_TOPK, SSAE),
             "sae_lens_load": (TOPK, BATCH_TOPK, SSAE),
             "sparsify_load": (TOPK,),
+            "dictionary_learning_load": (TOPK, BATCH_TOPK, SSAE),
+            "delphi_cache": (BATCH_TOPK, SSAE),
         },
     ),
-    "dictionary-learning": Environment(
-        packages=("dictionary-learning==0.1.0",),
-        examples={"dictionary_learning_load": (TOPK, BATCH_TOPK, SSAE)},
-    ),
-    "sae-bench": Environment(
+    "older": Environment(
         packages=("sae-lens==6.54.12", "sae-bench==0.6.0", "sae-probes==0.4.2", "sae-dashboard==0.8.0", "tomli-w"),
+        alone=("fovea",),
         examples={
             "saebench_core": (BATCH_TOPK, SSAE),
             "sae_probes_task": (BATCH_TOPK, SSAE),
             "sae_dashboard_page": (BATCH_TOPK, SSAE),
         },
-        alone=("fovea",),
-    ),
-    "delphi": Environment(
-        packages=(
-            "eai-sparsify==1.3.3",
-            "faiss-cpu",
-            "sentence-transformers",
-            "asyncer",
-            "blobfile",
-            "orjson",
-            "aiofiles",
-            "simple-parsing",
-        ),
-        examples={"delphi_cache": (BATCH_TOPK, SSAE)},
-        alone=("eai-delphi==0.1.3",),
     ),
 }
 EXAMPLES = {name: environment for environment, made in ENVIRONMENTS.items() for name in made.examples}
