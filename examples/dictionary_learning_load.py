@@ -6,9 +6,7 @@ Shows load_dictionary of an exported job (of g and the job as one SAE, if it add
 Tested with dictionary-learning 0.1.0.
 """
 
-import torch
 from dictionary_learning.utils import load_dictionary
-from transformers import AutoModelForCausalLM
 
 from handover import Coded, arguments, compare
 
@@ -16,6 +14,6 @@ job, out = arguments(__doc__)
 folder = job.export(out / "sae", layout="dictionary_learning")
 sae, config = load_dictionary(str(folder), device="cpu")
 print(f"loaded as {config['trainer']['dict_class']}")
-lm = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
+lm = job.lm()
 x = job.activations(lm, job.tokens(16)).flatten(0, 1)
 compare("dictionary_learning", Coded(sae.encode(x), sae(x)), job.code(x))

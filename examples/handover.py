@@ -8,13 +8,16 @@ by the two apart.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import transformers
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import fovea
 from fovea.data.tokens import PackedTokens
@@ -46,6 +49,20 @@ class Job:
         )
         self.hook_point = HookPoint.parse(config.lm.hook_point)
         self.lm_folder = locate(config.lm.model).folder
+        self.lm_settings = json.loads((self.lm_folder / "config.json").read_text())
+        self.rotary_base = self.lm_settings.get("rope_parameters", self.lm_settings).get("rope_theta", 10_000)
+
+    def lm(self) -> PreTrainedModel:
+        """The lm in float32. transformers 4 would miss the rotary base of a folder that 5 wrote, and say nothing."""
+        is_old = int(transformers.__version__.partition(".")[0]) < 5
+        missed = {"rope_theta": self.rotary_base} if is_old and "rope_parameters" in self.lm_settings else {}
+        return AutoModelForCausalLM.from_pretrained(self.lm_folder, dtype=torch.float32, **missed)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The lm's tokenizer, in any version of transformers."""
+        named = json.loads((self.lm_folder / "tokenizer_config.json").read_text())
+        special = {name: named[name] for name in ("bos_token", "eos_token", "pad_token") if named.get(name)}
+        return PreTrainedTokenizerFast(tokenizer_file=str(self.lm_folder / "tokenizer.json"), **special)
 
     def tokens(self, n_contexts: int) -> Tensor:
         """Held-out contexts of the job's domain, [contexts positions]."""
@@ -98,10 +115,10 @@ def compare(library: str, theirs: Coded, ours: Coded) -> None:
     n_tokens, d_sae = ours.latents.flatten(0, -2).shape
     n_flips = int(((theirs.latents != 0) != (ours.latents != 0)).sum())
     latent = float((theirs.latents - ours.latents).abs().max() / ours.latents.abs().max())
-    x_hat = float(((theirs.x_hat - ours.x_hat).norm(dim=-1) / ours.x_hat.norm(dim=-1)).max())
+    x_hat = float(((theirs.x_hat - ours.x_hat).norm(dim=-1) / ours.x_hat.norm(dim=-1).clamp_min(1e-30)).max())
     print(f"{library} against fovea, {n_tokens:,} tokens x {d_sae:,} latents:")
     print(f"  flipped latents                 {n_flips}")
     print(f"  largest difference of a latent  {latent:.1e} of the largest latent")
     print(f"  largest difference of x_hat     {x_hat:.1e} of its length")
-    if n_flips or max(latent, x_hat) > MAX_DIFFERENCE:
+    if n_flips or not (latent <= MAX_DIFFERENCE and x_hat <= MAX_DIFFERENCE):
         sys.exit(f"{library} does not compute the same: allowed are 0 flipped latents and {MAX_DIFFERENCE:.0e}")

@@ -9,7 +9,6 @@ Tested with torch 2.13.0 and transformers 5.23.0.
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM
 
 import fovea
 from fovea.lm.load import load_lm
@@ -17,7 +16,7 @@ from handover import MAX_DIFFERENCE, arguments
 
 job, out = arguments(__doc__)
 sae = fovea.load_sae(job.export(out / "sae")).sae
-lm = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
+lm = job.lm()
 tokens = job.tokens(8)
 plain = lm(tokens, labels=tokens)
 

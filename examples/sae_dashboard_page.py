@@ -11,28 +11,26 @@ To read its page: densities are of all positions and rounded to 3 decimals of a 
 
 import sys
 
-import torch
 from sae_dashboard.data_writing_fns import save_feature_centric_vis
 from sae_dashboard.sae_vis_data import SaeVisConfig
 from sae_dashboard.sae_vis_runner import SaeVisRunner
 from sae_lens import SAE, HookedSAETransformer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from handover import MAX_DIFFERENCE, arguments
+from handover import arguments
+from hooked import hooked
 
 N_FEATURES = 8
+MAX_DIFFERENCE = 1e-3
+"Relative: its activations come from the lm in TransformerLens, ours from the lm in transformers."
 
 job, out = arguments(__doc__)
 sae = SAE.load_from_disk(job.export(out / "sae"))
-plain = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
 tokens = job.tokens(16)
-latents = job.code(job.activations(plain, tokens)).latents
+latents = job.code(job.activations(job.lm(), tokens)).latents
 latents[:, 0] = 0  # the attention sink, which the page leaves out as well
 features = latents.flatten(0, 1).count_nonzero(0).topk(N_FEATURES).indices.tolist()
 
-lm = HookedSAETransformer.from_pretrained_no_processing(
-    str(job.lm_folder), hf_model=plain, tokenizer=AutoTokenizer.from_pretrained(job.lm_folder), device="cpu"
-)
+lm = hooked(job, HookedSAETransformer)
 lengths = sae.W_dec.norm(dim=-1)  # the runner folds them into the activations
 settings = SaeVisConfig(
     hook_point=str(job.hook_point),
@@ -56,4 +54,4 @@ for index in features:
     print(f"feature {index:5d}: largest activation {shown:.4f}, ours {ours:.4f}; {title[16:]}, ours {density:.3%}")
 print(f"{out / 'features.html'}: {N_FEATURES} features; largest relative difference of an activation {worst:.1e}")
 if worst > MAX_DIFFERENCE:
-    sys.exit(f"SAEDashboard shows other activations: allowed is {MAX_DIFFERENCE:.0e}")
+    sys.exit(f"SAEDashboard shows other activations: allowed is {MAX_DIFFERENCE}")

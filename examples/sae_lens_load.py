@@ -8,27 +8,23 @@ HookedSAETransformer with it against that of a plain hook. Tested with sae-lens 
 
 import sys
 
-import torch
 from sae_lens import SAE, HookedSAETransformer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from handover import Coded, arguments, compare
+from hooked import hooked
 
 MAX_LOSS_DIFFERENCE = 1e-3
 "Nats: TransformerLens computes the lm in another order than transformers."
 
 job, out = arguments(__doc__)
 sae = SAE.load_from_disk(job.export(out / "sae"))
-lm = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
+lm = job.lm()
 tokens = job.tokens(8)
 x = job.activations(lm, tokens)
 compare("sae-lens", Coded(sae.encode(x), sae(x)), job.code(x))
 
-tokenizer = AutoTokenizer.from_pretrained(job.lm_folder)
-hooked = HookedSAETransformer.from_pretrained_no_processing(
-    str(job.lm_folder), hf_model=lm, tokenizer=tokenizer, dtype="float32"
-)
-theirs = float(hooked.run_with_saes(tokens, saes=[sae], return_type="loss"))
+model = hooked(job, HookedSAETransformer)
+theirs = float(model.run_with_saes(tokens, saes=[sae], return_type="loss"))
 ours = float(job.losses(lm, tokens, patched=True).mean())
 print(f"loss with x_hat at every position: HookedSAETransformer {theirs:.4f}, a plain hook {ours:.4f} nats")
 if abs(theirs - ours) > MAX_LOSS_DIFFERENCE:

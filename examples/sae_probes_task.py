@@ -14,9 +14,9 @@ from sae_lens import SAE
 from sae_probes import run_sae_evals
 from sae_probes.generate_model_activations import ensure_dataset_activations
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from handover import Coded, arguments, compare
+from hooked import hooked
 
 DATASET, KS = "109_ball_ws", [1, 4, 16]
 "Which league a basketball player is of: its smallest data set. 72_gene-expression is nearer to biology, and longer."
@@ -26,12 +26,7 @@ sae = SAE.load_from_disk(job.export(out / "sae"))
 hook_name, lm_name, cache = str(job.hook_point), job.lm_folder.name, out / "activations"
 
 # With the activations in its cache, sae-probes never asks for the lm by name.
-lm = HookedTransformer.from_pretrained_no_processing(
-    str(job.lm_folder),
-    hf_model=AutoModelForCausalLM.from_pretrained(job.lm_folder),
-    tokenizer=AutoTokenizer.from_pretrained(job.lm_folder),
-    device="cpu",
-)
+lm = hooked(job, HookedTransformer)
 ensure_dataset_activations(
     lm_name, [DATASET], [hook_name], model_cache_path=cache, device="cpu", max_seq_len=lm.cfg.n_ctx, model=lm
 )

@@ -2,7 +2,7 @@
 
     python examples/saebench_core.py RUN JOB OUT
 
-Shows `multiple_evals` with the run's lm and held-out tokens in place of its downloads, its json in OUT/core, and that
+Shows its `run_evals` with the run's lm and held-out tokens in place of downloads, its json in OUT/core.json, and that
 its losses and L0 are what we count on the same tokens. Tested with sae-bench 0.6.0 and sae-lens 6.54.12.
 
 To read its numbers: the SAE is applied at position 0 too, where most lms have an attention sink that no SAE is trained
@@ -13,9 +13,7 @@ import sys
 
 import torch
 from datasets import Dataset
-from sae_bench.evals.core.main import multiple_evals
 from sae_lens import SAE
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from handover import arguments
 
@@ -27,32 +25,44 @@ job, out = arguments(__doc__)
 tokens = job.tokens(BATCH * N_BATCHES)
 tokens = tokens[: len(tokens) // BATCH * BATCH]
 n_batches = len(tokens) // BATCH
-text = out / "text"
-text.mkdir(parents=True)
-Dataset.from_dict({"tokens": tokens.tolist()}).to_parquet(str(text / "train.parquet"))
 
+model = hooked(job, HookedTransformer)
 sae = SAE.load_from_disk(job.export(out / "sae"))
-sae.cfg.metadata.model_name = str(job.lm_folder)
-results = multiple_evals(
-    selected_saes=[(job.name, sae)],
+_, sae, _ = load_and_format_sae(job.name, sae, "cpu")
+store = ActivationsStore.from_sae(
+    model,
+    sae,
+    dataset=Dataset.from_dict({"tokens": tokens.tolist()}),
+    context_size=tokens.shape[1],
+    store_batch_size_prompts=BATCH,
+    total_tokens=1,
+)
+settings = CoreEvalConfig(
+    model_name=job.lm_folder.name,
+    batch_size_prompts=BATCH,
     n_eval_reconstruction_batches=n_batches,
     n_eval_sparsity_variance_batches=n_batches,
-    eval_batch_size_prompts=BATCH,
+    dataset="held-out text of the run",
+    context_size=tokens.shape[1],
+    compute_kl=True,
+    compute_ce_loss=True,
+    compute_l2_norms=True,
+    compute_sparsity_metrics=True,
+    compute_variance_metrics=True,
     compute_featurewise_density_statistics=True,
     compute_featurewise_weight_based_metrics=True,
-    dataset=str(text),
-    context_size=tokens.shape[1],
-    output_folder=str(out / "core"),
-    device="cpu",
 )
-if not results:
-    sys.exit("SAEBench caught an error and went on without a result; its log above says which")
-found = {name: value for group in results[0]["metrics"].values() for name, value in group.items()}
+ids = model.tokenizer
+special = {ids.pad_token_id, ids.eos_token_id, ids.bos_token_id} - {None}
+metrics, features = run_evals(sae, store, model, settings, ignore_tokens=special)
+result = {"metrics": metrics, "feature_metrics": features, "eval_cfg": settings, "sae_set": "fovea", "sae_id": job.name}
+where = str(out / "core.json")
+save_single_eval_result(result, get_eval_uuid(), get_sae_lens_version(), get_sae_bench_version(), where, sae)
 
-lm = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
-ids = AutoTokenizer.from_pretrained(job.lm_folder)
-special = torch.tensor([i for i in (ids.pad_token_id, ids.eos_token_id, ids.bos_token_id) if i is not None])
-counted = ~torch.isin(tokens, special)
+found = {name: value for group in metrics.values() for name, value in group.items()}
+
+lm = job.lm()
+counted = ~torch.isin(tokens, torch.tensor(sorted(special)))
 latents = job.code(job.activations(lm, tokens)).latents
 ours = {
     "ce_loss_without_sae": job.losses(lm, tokens, patched=False)[counted[:, :-1]].mean(),
@@ -60,7 +70,7 @@ ours = {
     "l0": (latents[counted] != 0).float().sum(-1).mean(),
 }
 worst = 0.0
-print(f"SAEBench core on {tokens.numel():,} held-out tokens, {out / 'core'}:")
+print(f"SAEBench core on {tokens.numel():,} held-out tokens, {out / 'core.json'}:")
 for name, value in found.items():
     beside = f"   ours {float(ours[name]):.4f}" if name in ours else ""
     print(f"  {name:32s}{value:12.4f}{beside}")

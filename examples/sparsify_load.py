@@ -8,13 +8,12 @@ no stacks: give such a job. Tested with eai-sparsify 1.3.3.
 
 import torch
 from sparsify import SparseCoder
-from transformers import AutoModelForCausalLM
 
 from handover import Coded, arguments, compare
 
 job, out = arguments(__doc__)
 coder = SparseCoder.load_from_disk(job.export(out / "sae", layout="sparsify"))
-lm = AutoModelForCausalLM.from_pretrained(job.lm_folder, dtype=torch.float32)
+lm = job.lm()
 x = job.activations(lm, job.tokens(16)).flatten(0, 1)
 values, indices, _ = coder.encode(x)
 latents = torch.zeros(len(x), coder.num_latents).scatter(-1, indices, values)

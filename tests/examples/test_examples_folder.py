@@ -13,7 +13,7 @@ import torch
 from tests.house import ROOT
 
 FOLDER = ROOT / "examples"
-SHARED = {"handover", "run_all"}
+SHARED = {"handover", "hooked", "run_all"}
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 RUN_ALL = runpy.run_path(str(FOLDER / "run_all.py"))
 
