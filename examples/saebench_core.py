@@ -13,9 +13,16 @@ import sys
 
 import torch
 from datasets import Dataset
+from sae_bench.evals.core.eval_config import CoreEvalConfig
+from sae_bench.evals.core.main import run_evals, save_single_eval_result
+from sae_bench.sae_bench_utils import get_eval_uuid, get_sae_bench_version, get_sae_lens_version
+from sae_bench.sae_bench_utils.general_utils import load_and_format_sae
 from sae_lens import SAE
+from sae_lens.training.activations_store import ActivationsStore
+from transformer_lens import HookedTransformer
 
 from handover import arguments
+from hooked import hooked
 
 BATCH, N_BATCHES = 8, 2
 MAX_DIFFERENCE = 1e-3
