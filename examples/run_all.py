@@ -120,6 +120,9 @@ def install(folder: Path, name: str, *, lock: bool) -> Path:
         for package in wanted.alone:
             which = ["--editable", ROOT] if package == "fovea" else [package]
             subprocess.run([*pip, "--no-deps", *which], check=True)
+        if subprocess.run([python, "-c", "import torchvision"], capture_output=True, check=False).returncode:
+            # A torchvision built for another torch breaks the import of transformers; no example needs it.
+            subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True)
         done.touch()
     if lock:
         frozen = subprocess.check_output([python, "-m", "pip", "freeze", "--exclude-editable"], text=True)
