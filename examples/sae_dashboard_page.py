@@ -20,6 +20,8 @@ from handover import arguments
 from hooked import hooked
 
 N_FEATURES = 8
+BEFORE, AFTER = 5, 5
+"Its default: firings with fewer tokens before (and one more) or after them in the context are counted, but not shown."
 MAX_DIFFERENCE = 1e-3
 "Relative: its activations come from the lm in TransformerLens, ours from the lm in transformers."
 
@@ -46,12 +48,12 @@ page.save_json(out / "features.json")
 
 worst = 0.0
 for index in features:
-    shown = max(max(row.feat_acts) for row in page.feature_data_dict[index].sequence_data[0].seq_data)
-    ours = float(latents[..., index].max() * lengths[index])
+    shown = page.feature_data_dict[index].sequence_data[0].seq_data[0].feat_acts[BEFORE]
+    ours = float(latents[:, BEFORE + 1 : -AFTER, index].max() * lengths[index])
     worst = max(worst, abs(shown / ours - 1))
     density = float((latents[..., index] > 0).float().mean())
-    title = page.feature_data_dict[index].acts_histogram_data.title
-    print(f"feature {index:5d}: largest activation {shown:.4f}, ours {ours:.4f}; {title[16:]}, ours {density:.3%}")
+    title = page.feature_data_dict[index].acts_histogram_data.title.partition("<br>")[2]
+    print(f"feature {index:5d}: largest activation {shown:.4f}, ours {ours:.4f}; {title.lower()}, ours {density:.3%}")
 print(f"{out / 'features.html'}: {N_FEATURES} features; largest relative difference of an activation {worst:.1e}")
 if worst > MAX_DIFFERENCE:
     sys.exit(f"SAEDashboard shows other activations: allowed is {MAX_DIFFERENCE}")

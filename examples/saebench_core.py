@@ -14,7 +14,7 @@ import sys
 import torch
 from datasets import Dataset
 from sae_bench.evals.core.eval_config import CoreEvalConfig
-from sae_bench.evals.core.main import run_evals, save_single_eval_result
+from sae_bench.evals.core.main import calculate_misc_metrics, run_evals, save_single_eval_result
 from sae_bench.sae_bench_utils import get_eval_uuid, get_sae_bench_version, get_sae_lens_version
 from sae_bench.sae_bench_utils.general_utils import load_and_format_sae
 from sae_lens import SAE
@@ -62,6 +62,7 @@ settings = CoreEvalConfig(
 ids = model.tokenizer
 special = {ids.pad_token_id, ids.eos_token_id, ids.bos_token_id} - {None}
 metrics, features = run_evals(sae, store, model, settings, ignore_tokens=special)
+metrics["misc_metrics"] = calculate_misc_metrics(features)
 result = {"metrics": metrics, "feature_metrics": features, "eval_cfg": settings, "sae_set": "fovea", "sae_id": job.name}
 where = str(out / "core.json")
 save_single_eval_result(result, get_eval_uuid(), get_sae_lens_version(), get_sae_bench_version(), where, sae)
