@@ -18,8 +18,8 @@ from transformer_lens import HookedTransformer
 from handover import Coded, arguments, compare
 from hooked import hooked
 
-DATASET, KS = "109_ball_ws", [1, 4, 16]
-"Which league a basketball player is of: its smallest data set. 72_gene-expression is nearer to biology, and longer."
+DATASET, KS = "119_us_state_TX", [1, 4, 16]
+"Is a place in Texas: one of its smallest data sets. 72_gene-expression is nearer to biology, and longer."
 
 job, out = arguments(__doc__)
 sae = SAE.load_from_disk(job.export(out / "sae"))
