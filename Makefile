@@ -10,7 +10,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SET_UP := PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/set_up.sh
 
-.PHONY: help demo test unit check format flags docs clean
+.PHONY: help demo test unit check format flags docs examples clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make format   rewrite the code in the house format"
 	@echo "make flags    freeze the command line's present list of flags in tests/golden/flags.json"
 	@echo "make docs     write docs/metrics.md and the table of docs/formats.md from the code"
+	@echo "make examples fovea's SAEs in the released sae-lens, SAEBench, sae-probes, SAEDashboard, delphi, nnsight, ... (5 GB)"
 	@echo "make clean    remove .venv, build outputs and caches (runs/ is kept)"
 	@echo "Variables: PYTHON=python3.12  OUT=runs/demo  WORKERS=2 (processes that share the tests)"
 
@@ -62,6 +63,10 @@ docs:
 	@$(BIN)/python scripts/write_metrics_page.py
 	@$(BIN)/python scripts/write_scale_page.py
 	@$(BIN)/python scripts/write_formats_page.py
+
+examples:
+	@$(SET_UP) report
+	@$(BIN)/python examples/run_all.py
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
