@@ -19,8 +19,8 @@ help:
 	@echo "make unit     set up, then the unit tests alone"
 	@echo "make check    set up, then lint, format and types"
 	@echo "make format   rewrite the code in the house format"
-	@echo "make flags    freeze the command line's present list of flags in tests/golden/flags.json"
-	@echo "make docs     write docs/metrics.md and the table of docs/formats.md from the code"
+	@echo "make flags    freeze the present flags and public interface in tests/golden/flags.json and api.json"
+	@echo "make docs     write docs/metrics.md, docs/reference/ and the table of docs/formats.md from the code"
 	@echo "make clean    remove .venv, build outputs and caches (runs/ is kept)"
 	@echo "Variables: PYTHON=python3.12  OUT=runs/demo  WORKERS=2 (processes that share the tests)"
 
@@ -62,6 +62,7 @@ docs:
 	@$(BIN)/python scripts/write_metrics_page.py
 	@$(BIN)/python scripts/write_scale_page.py
 	@$(BIN)/python scripts/write_formats_page.py
+	@$(BIN)/python scripts/write_reference_pages.py
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost,
 """
 
 import functools
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -374,6 +375,7 @@ def import_study_packet(
 
 def main() -> None:
     """Entry point of the command `fovea`."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's client is imported, later than this
     signal.signal(signal.SIGTERM, _as_interrupt)
     app()
 
