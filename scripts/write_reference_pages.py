@@ -55,8 +55,8 @@ def cli_page() -> str:
 def _verbs(command: Any, path: str) -> Iterator[str]:
     children = vars(command).get("commands", {})
     if not children:
-        usage = [each.name.upper() for each in command.params if each.param_type_name == "argument"]
-        yield f"\n## `{path}`\n\n{_text(command.help)}\n\n```text\n{" ".join([path, *usage, "[OPTIONS]"])}\n```\n"
+        usage = "".join(f"{each.name.upper()} " for each in command.params if each.param_type_name == "argument")
+        yield f"\n## `{path}`\n\n{_text(command.help)}\n\n```text\n{path} {usage}[OPTIONS]\n```\n"
         rows = [_parameter(each) for each in command.params if each.name != "help"]
         yield "\n| | | default |\n|---|---|---|\n" + "".join(rows)
     for name, child in children.items():

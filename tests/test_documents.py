@@ -8,7 +8,6 @@ from runpy import run_path
 
 import pytest
 
-from fovea.experiment.config import resolve
 from tests.api import interface
 from tests.flags import command_flags
 from tests.house import ROOT, SRC, documents, fences, kinds, tracked_files, tracked_texts
@@ -102,6 +101,8 @@ def test_python_in_documents_compiles(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(documents(), key=str), ids=str)
 def test_experiments_in_documents_are_accepted(path: Path) -> None:
+    from fovea.experiment.config import resolve  # imported here: the other tests of documents need no torch
+
     for code in fences(documents()[path], "toml"):
         table = tomllib.loads(code)
         if "domain" in table:

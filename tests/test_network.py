@@ -1,6 +1,7 @@
 """Nothing leaves the machine: not at import, not for --help, not in a whole run on local files; no telemetry."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -69,16 +70,36 @@ print(fovea.encode_text(lm, fovea.load_sae("exported"), "w3 w4 w5").latents.shap
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_run_on_local_files_reaches_for_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on local files, made and used under the guard."""
     from fovea.experiment.config import resolve
 
-    tables = tiny.experiment(tmp_path, name="tiny", controls=False)
-    tables["domain"][0]["corpus"] = f"hf:{_as_dataset(tmp_path)}#train"
+    folder = tmp_path_factory.mktemp("offline")
+    tables = tiny.experiment(folder, controls=False)
+    tables["domain"][0]["corpus"] = f"hf:{_as_dataset(folder)}#train"
     tables["train"]["n_tokens"] = 1280
-    (tmp_path / "tiny.toml").write_text(resolve(tables, where="test").to_toml())
-    assert "torch.Size" in guarded(RUN_AND_USE, folder=tmp_path)
+    (folder / "tiny.toml").write_text(resolve(tables, where="test").to_toml())
+    assert "torch.Size" in guarded(RUN_AND_USE, folder=folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_on_local_files_reaches_for_nothing(used: Path) -> None:
+    assert (used / "exported" / "sae_weights.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_folder_holds_what_its_page_says(used: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "run-folder.md").read_text()
+    named = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
+    assert len(named) > 10
+    assert not [name for name in named if not list((used / "run").glob(name))]
+    first = {name.partition("/")[0] for name in named} | {".lock", "checkpoints", "activations", "figures"}
+    unknown = {path.name for path in (used / "run").iterdir()} - first
+    assert not unknown, f"docs/reference/run-folder.md does not tell what they are: {unknown}"
 
 
 def _as_dataset(folder: Path) -> Path:
