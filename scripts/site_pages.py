@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links of a page of docs/ that lead out of it, to where the site has them."""
     source = page.file.src_uri
     return markdown if source in OUTSIDE.values() else _moved(markdown, f"docs/{source}", source)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """The page as it is; one that fetches anything from elsewhere stops the build."""
+    fetched = re.findall(r"""<(?:script|img|link)\b[^>]*\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)""", output)
+    if fetched:
+        raise PluginError(f"{page.file.src_uri} fetches {fetched}; the site works without a network: ship it in docs/")
+    return output
 
 
 def _moved(text: str, source: str, target: str) -> str:

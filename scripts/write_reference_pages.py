@@ -17,14 +17,15 @@ from tests.house import trees  # noqa: E402
 FOLDER = ROOT / "docs" / "reference"
 CLI_HEAD = """# Command line
 
-Written by `make docs` from the program. Exit codes: 0 done, 2 your mistake (one message says which), 3 another rank was lost,
-130 interrupted; after the last two the same command with `--resume` goes on.
+Written by `make docs` from the program. Exit codes: 0 done, 2 your mistake (one message says which), 3 another rank
+was lost, 130 interrupted; after the last two the same command with `--resume` goes on.
 """
 EXPERIMENT_HEAD = """# Experiment file
 
-Written by `make docs` from the code. An experiment is one toml file: the tables below, `[[domain]]` and `[[job]]` once for each. A key that is not
-here is refused. A list where one value belongs (a job's `seed`, or the sparsity of its `sae`) is a sweep. `--set train.n_tokens=100000` changes
-one key from the command line. What every kind of method and architecture does: [methods](../methods/ssae.md), [architectures](../architectures.md).
+Written by `make docs` from the code. An experiment is one toml file: the tables below, `[[domain]]` and `[[job]]` once
+for each. A key that is not here is refused. A list where one value belongs (a job's `seed`, or the sparsity of its
+`sae`) is a sweep. `--set train.n_tokens=100000` changes one key from the command line. What every kind of method and
+architecture does: [methods](../methods/ssae.md), [architectures](../architectures.md).
 """
 TABLES = {
     "experiment.config.ExperimentConfig": "The file",
@@ -105,6 +106,8 @@ def _default(said: str) -> str:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call)
         text = next((ast.unparse(each.value) for each in call.keywords if each.arg == "default"), "")
+    if text.endswith("Config()"):
+        return "as below"
     return _cell(_constant(text), code=True) if text else "required"
 
 

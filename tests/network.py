@@ -1,4 +1,4 @@
-"""The guard that holds tests, and the processes they start with it, to this machine: no name is looked up, nothing is sent.
+"""The guard that holds tests, and processes that they start with it, to this machine: no look-up, no connection.
 
 `refuse()` cannot be taken back in its process. Child processes are not reached: they call it themselves.
 """

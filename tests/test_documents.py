@@ -99,6 +99,16 @@ def test_python_in_documents_compiles(path: Path) -> None:
         compile(code, str(path), "exec")
 
 
+def test_the_texts_of_the_tutorial_are_made_and_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    script = next(code for code in fences(page, "python") if code.startswith('"""Writes texts/'))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "texts.py", "exec"), {"__name__": "__main__"})
+    texts = list((tmp_path / "texts").glob("*.txt"))
+    assert len(texts) > 100
+    assert sum(path.stat().st_size for path in texts) > 500_000
+
+
 @pytest.mark.parametrize("path", sorted(documents(), key=str), ids=str)
 def test_experiments_in_documents_are_accepted(path: Path) -> None:
     from fovea.experiment.config import resolve  # imported here: the other tests of documents need no torch
