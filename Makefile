@@ -23,7 +23,7 @@ help:
 	@echo "make docs     write docs/metrics.md, docs/reference/ and the table of docs/formats.md from the code"
 	@echo "make site     build the documentation site into build/site; a broken link stops it"
 	@echo "make lowest   the unit tests with the oldest packages that pyproject.toml allows, in build/lowest"
-	@echo "make audit    ask the vulnerability service about constraints.txt (needs the network)"
+	@echo "make audit    ask the vulnerability service about constraints.txt (needs the network; a package it cannot ask about is an error)"
 	@echo "make licences list what fovea installs, with versions and licences"
 	@echo "make clean    remove .venv, build outputs and caches (runs/ is kept)"
 	@echo "Variables: PYTHON=python3.12  OUT=runs/demo  WORKERS=2 (processes that share the tests)"
@@ -83,7 +83,7 @@ lowest:
 audit:
 	@$(SET_UP) report,app,dev
 	@$(BIN)/python -m venv build/audit && build/audit/bin/python -m pip install -q pip-audit
-	@build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
+	@build/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 licences:
 	@$(SET_UP) report,app,dev
