@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.network import refuse
+
+refuse()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

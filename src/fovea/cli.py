@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost, 130 interrupted; both resumable.
 """
 
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -331,6 +332,7 @@ def import_study_packet(
 
 def main() -> None:
     """Entry point of the command `fovea`."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's client is imported, later than this
     signal.signal(signal.SIGTERM, _as_interrupt)
     app()
 
