@@ -1,5 +1,9 @@
-"""Files that are either complete or absent: temporary file in the same folder, fsync, rename."""
+"""Files that are either complete or absent: temporary file in the same folder, fsync, rename.
 
+A checked json holds its own SHA-256, so that a bit that flipped later is noticed too.
+"""
+
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fovea.errors import DamagedError
 
 _SUFFIX = ".partial"
 
@@ -55,6 +61,15 @@ def new_folder(path: Path) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there: renamed first, so that a kill leaves all of it or none, never a half."""
+    temporary = path.with_name(f".{path.name}.removed{_SUFFIX}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if path.exists():
+        path.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, atomically."""
     with replacing(path) as temporary:
@@ -69,6 +84,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented json with a final newline, atomically. NaN is refused: missing is null."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_checked_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as json, atomically, with its checksum under "sha256"."""
+    write_json(path, {**value, "sha256": _digest(value)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """What `write_checked_json` wrote; a file without a checksum, of an older version, as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is cut short, or not what was written.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        wanted = value.pop("sha256", None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged ({error})") from None
+    if wanted is not None and _digest(value) != wanted:
+        raise DamagedError(f"{path} is damaged (its checksum is wrong)")
+    return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost,
 
 import functools
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -67,8 +68,13 @@ def _stop(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+_signals: list[int] = []
+"SIGINTs and SIGTERMs that came."
+
+
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
+    _signals.append(number)
     raise KeyboardInterrupt
 
 
@@ -374,8 +380,20 @@ def import_study_packet(
 
 def main() -> None:
     """Entry point of the command `fovea`."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    app()
+    heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _as_interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as stop:
+        if _signals and stop.code == 1:  # one that came between commands, for which click says "Aborted!"
+            sys.exit(130)
+        raise
+    finally:
+        for number in heard:  # another one shall not spoil the exit code
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@
 A memo never decides a value: rounding, where it is wanted, is part of what a chunk is (fovea.data.precision).
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Generator, Mapping
@@ -23,7 +22,7 @@ from torch import Tensor
 from fovea.atomic import write_json
 from fovea.data.precision import Precision
 from fovea.errors import RunError
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import digest, write_tensors
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
@@ -83,7 +82,7 @@ class ChunkStore:
             return None
         except (SafetensorError, OSError, ValueError) as error:
             return self._discard(path, str(error))
-        if metadata.get("sha256") != _digest(tensors) or metadata.get("key") != self.key:
+        if metadata.get("sha256") != digest(tensors) or metadata.get("key") != self.key:
             return self._discard(path, "its checksum is wrong")
         return tensors
 
@@ -100,7 +99,7 @@ class ChunkStore:
                 if not is_room:
                     self._close(f"its limit of {self.max_bytes:,} bytes is reached")
                     return
-                write_tensors(path, kept, {"sha256": _digest(kept), "key": self.key})
+                write_tensors(path, kept, {"sha256": digest(kept), "key": self.key})
                 self.n_bytes += path.stat().st_size
         except (SafetensorError, OSError) as error:
             self._close(str(error))
@@ -158,13 +157,3 @@ class ChunkStore:
     def _close(self, reason: str) -> None:
         self._closed = True
         logger.warning("no more activations are kept in %s: %s; the others are computed each time", self.folder, reason)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -23,18 +23,20 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from fovea.atomic import new_folder, write_json
+from fovea.atomic import new_folder, read_checked_json, write_checked_json
 from fovea.config import Config
 from fovea.data.clean import Cleaner
 from fovea.data.corpus import CorpusReader, Document
 from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
 from fovea.data.tokenizer import PlainTokenizer, pieces_of
-from fovea.errors import ConfigError, CorpusError, RunError
+from fovea.errors import ConfigError, CorpusError, DamagedError, RunError
 from fovea.lm.model import LM
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
+_CONTENT = "content.txt"
+"What a corpus was made of, a file and its hash a line; says which of them has changed."
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_PIECES = 1024
 
@@ -164,9 +166,10 @@ def build_tokens(
     reader = CorpusReader(config.reference, text_field=config.text_field)
     tokenizer = PlainTokenizer(lm.tokenizer)
     settings = _settings(config, packing, lm, tokenizer) | {"cleaning": cleaner.key if cleaner else None}
-    settings["content"] = hashlib.sha256("\n".join(reader.content()).encode()).hexdigest()
+    content = reader.content()
+    settings["content"] = hashlib.sha256("\n".join(content).encode()).hexdigest()
     if folder.exists():
-        _check_same(folder, settings)
+        _check_same(folder, settings, content)
         return open_tokens(folder)
     with new_folder(folder) as partial:
         packers: dict[Split, Packer] = {split: _packer(partial, split, config, settings) for split in SPLITS}
@@ -177,7 +180,8 @@ def build_tokens(
             for packer in packers.values():
                 packer.finish()
         _check_size(packers, config, settings)
-        write_json(partial / "manifest.json", _manifest(folder.name, settings, packers, reader, cleaner))
+        (partial / _CONTENT).write_text("\n".join(content) + "\n")
+        write_checked_json(partial / "manifest.json", _manifest(folder.name, settings, packers, reader, cleaner))
     return open_tokens(folder)
 
 
@@ -209,10 +213,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError) as error:
+        manifest = read_checked_json(path)
+    except (FileNotFoundError, DamagedError) as error:
         raise RunError(
-            f"{path} can not be read ({error}); give the folder of a tokenised corpus, or delete it"
+            f"{path} can not be read ({error}); give the folder of a tokenised corpus, or delete {folder}"
         ) from None
     if manifest.get("format") != _FORMAT:
         raise RunError(f"{path} has format {manifest.get('format')!r}, this version reads {_FORMAT}; delete the folder")
@@ -276,20 +280,36 @@ def _key(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> None:
     manifest = read_manifest(folder)
     if manifest["key"] == _key(settings):
         logger.info("tokens in %s are reused", folder)
         return
     old = manifest["settings"]
     changed = [
-        f"{name}: {old.get(name)!r} -> {settings[name]!r}" for name in settings if old.get(name) != settings[name]
+        f"{name}: {old.get(name)!r} -> {settings[name]!r}"
+        for name in settings
+        if old.get(name) != settings[name] and name not in ("reference", "content")
     ]
+    changed += _changed_content(_content_before(folder), content)
     raise RunError(
-        f"{folder} holds tokens made in another way ({'; '.join(changed)}); choose another folder, delete this "
-        "one, or undo "
-        "the change"
+        f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
+        "choose another folder"
     )
+
+
+def _content_before(folder: Path) -> list[str]:
+    return (folder / _CONTENT).read_text().splitlines() if (folder / _CONTENT).exists() else []
+
+
+def _changed_content(before: list[str], now: list[str]) -> list[str]:
+    """Which files of a corpus differ, each line being a name and a hash."""
+    old, new = (dict(line.rsplit(" ", 1) for line in lines if " " in line) for lines in (before, now))
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    words = [
+        f"content of {name}: {old.get(name, 'absent')[:12]} -> {new.get(name, 'absent')[:12]}" for name in changed[:4]
+    ]
+    return words + [f"content of {len(changed) - 4} more files"] * (len(changed) > 4)
 
 
 def _packer(folder: Path, split: Split, config: CorpusConfig, settings: dict[str, Any]) -> Packer:

@@ -4,11 +4,10 @@ import torch
 
 from fovea.eval.controls import ControlKind, control, control_name
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
-from fovea.experiment.fit import jobs_of, stopped_jobs
+from fovea.experiment.fit import jobs_of, saved_sae, stopped_jobs
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.measure import Contender, contender_of, control_of, general_of
 from fovea.experiment.prepare import Calibration, Subject
-from fovea.sae.files import load_sae
 
 
 def saved_contenders(
@@ -18,8 +17,7 @@ def saved_contenders(
     stopped = run.ranks.after_first(lambda: stopped_jobs(run, jobs_of(config, domain)))
     found = [] if subject.general is None else [general_of(subject, domain)]
     for name, job in jobs_of(config, domain).items():
-        sae = load_sae(str(run.saes / name)).sae
-        contender = contender_of(name, domain, job, sae=sae, curve=_curve(config, job))
+        contender = contender_of(name, domain, job, sae=saved_sae(run, name), curve=_curve(config, job))
         found.append(contender._replace(point=None) if name in stopped else contender)
     return found
 

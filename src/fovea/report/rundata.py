@@ -156,7 +156,8 @@ def read_run(run: Path) -> RunData:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise RunError(
-            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run"
+            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run, or "
+            "finish this one with --resume"
         )
     records = _read_lines(path, Record)
     if not records:
@@ -196,8 +197,8 @@ def read_run(run: Path) -> RunData:
 def _why_stopped(stopped: dict[str, Any]) -> str:
     why = str(stopped["reason"]).partition(": ")[2]
     return (
-        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in metrics.jsonl "
-        "but in no table, plot or comparison here"
+        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in "
+        "metrics.jsonl but in no table, plot or comparison here"
     )
 
 
@@ -255,7 +256,9 @@ def _parse(line: str, kind: type[LineT], *, where: str) -> LineT:
         return kind.model_validate(json.loads(line, parse_constant=_refuse_constant))
     except (ValueError, ValidationError) as error:
         what = str(error).splitlines()[0]
-        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); evaluate the run again") from None
+        raise RunError(
+            f"{where}: not a {kind.__name__.lower()} ({what}); continue the run with --resume, which writes it again"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
