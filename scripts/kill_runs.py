@@ -28,6 +28,7 @@ from fovea.experiment.config import resolve
 
 STAGES = ("starting", "tokenising", "calibrating", "training", "saving", "measuring", "features", "report", "ending")
 MAX_KILLS_PER_FOLDER = 6
+N_STEPS = 20
 DRAWING = 0.3
 "Share of the runs that draw figures, and of the reports that are tried; drawing takes longer than all else."
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -62,6 +63,11 @@ def is_locked(run: Path) -> bool:
     return False
 
 
+def newest_step(run: Path) -> int:
+    """Step of the newest checkpoint, 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/words/step-*")), default=0)
+
+
 class Trial:
     """One experiment, killed again and again."""
 
@@ -73,7 +79,7 @@ class Trial:
             {"method": {"kind": "direct"}, "sae": {"kind": "batch_topk", "expansion": 2, "k": 4}},
             {"method": {"kind": "ssae", "silence": 0.25}, "sae": {"kind": "jumprelu", "expansion": 2, "target_l0": 3}},
         ]
-        tables["train"].update(n_tokens=2560, buffer_rows=256, checkpoint_seconds=0.05)
+        tables["train"].update(n_tokens=128 * N_STEPS, buffer_rows=256, checkpoint_seconds=0.05)
         tables["evaluate"] = {"heldout_tokens": 128, "train_tokens": 64, "general_tokens": 128, "density_tokens": 128}
         tables["evaluate"]["n_resamples"] = 20
         tables["features"] = {"tokens": 128}
@@ -136,10 +142,7 @@ class Trial:
         draws = not only_training and self.draw.random() < DRAWING
         child = self.nursery.start("run", str(self.toml), "--out", str(out), "--resume", log=self.log, draws=draws)
         if only_training:
-            while stage_of(out, self.jobs) == "training" and not list(out.glob("activations/words/chunk-*")):
-                if self.nursery.ends_within(0.002):
-                    break
-            delay = self.draw.uniform(0.0, 1.1) * (self.seconds["training"] + self.seconds["saving"])
+            delay = self._wait_for_a_step(out)
         elif self.draw.random() < 0.5:
             counted = STAGES if draws else STAGES[: STAGES.index("report")]
             delay = self.draw.uniform(0.0, 1.0) * sum(self.seconds[stage] for stage in counted)
@@ -148,7 +151,7 @@ class Trial:
             while STAGES.index(stage_of(out, self.jobs)) < aim and not self.nursery.ends_within(0.001):
                 continue
             delay = self.draw.uniform(0.0, 1.0) * self.seconds[STAGES[aim]]
-        if not self.nursery.ends_within(delay):
+        if delay is not None and not self.nursery.ends_within(delay):
             stage = stage_of(out, self.jobs)
             self.tried[f"lock while alive: {'held' if is_locked(out) else 'free'}"] += stage != "starting"
             os.kill(child, number)
@@ -164,6 +167,14 @@ class Trial:
         if code:
             self._fault(out, f"resumed in stage {stage_of(out, self.jobs)}: exit code {code}")
         return code
+
+    def _wait_for_a_step(self, out: Path) -> float | None:
+        """Wait until training is past a random step; seconds more to wait, None if training was over before."""
+        aim = self.draw.randrange(newest_step(out), N_STEPS)
+        while newest_step(out) <= aim:
+            if stage_of(out, self.jobs) != "training" or self.nursery.ends_within(0.001):
+                return None
+        return self.draw.uniform(0.0, 2.0) * self.seconds["training"] / N_STEPS
 
     def _try_what_is_left(self, out: Path) -> None:
         """`report`, `features` and `show` on a copy."""
