@@ -170,7 +170,7 @@ class Trial:
 
     def _wait_for_a_step(self, out: Path) -> float | None:
         """Wait until training is past a random step; seconds more to wait, None if training was over before."""
-        aim = self.draw.randrange(newest_step(out), N_STEPS)
+        aim = self.draw.randint(newest_step(out), N_STEPS)
         while newest_step(out) <= aim:
             if stage_of(out, self.jobs) != "training" or self.nursery.ends_within(0.001):
                 return None

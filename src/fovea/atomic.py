@@ -32,6 +32,9 @@ def replacing(path: Path) -> Generator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:  # a full disk names no file, and nobody knows the temporary one
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,6 +60,9 @@ def new_folder(path: Path) -> Generator[Path]:
                     os.fsync(file.fileno())
         temporary.rename(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,7 +1,10 @@
 """What a half-finished run does when its folder, its corpus, its lm or the disk is not what it was."""
 
+import errno
 import json
 import logging
+import os
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from fovea.cli import app
 from fovea.errors import DamagedError, RunError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
@@ -17,6 +22,7 @@ from fovea.experiment.fit import remove_working_files
 from fovea.experiment.folder import RunFolder, hold_run
 from fovea.experiment.run import run_experiment
 from fovea.experiment.sharing import settle
+from fovea.features.config import FeaturesConfig
 from fovea.ranks import ALONE
 from fovea.report.rundata import read_run
 from fovea.train.checkpoint import save_checkpoint
@@ -289,3 +295,93 @@ def test_a_kill_while_working_files_are_removed_leaves_all_or_none(straight, con
     assert not (tmp_path / "run" / "activations").exists()
     run_experiment(config, tmp_path / "run", resume=True)
     assert not list((tmp_path / "run").glob("**/*.partial"))
+
+
+def test_a_disk_that_is_full_at_any_write_is_one_error_and_costs_nothing_that_was_finished(
+    straight, config, tmp_path, monkeypatch
+):
+    """Every write ends in fsync, which fails at a random one of each attempt, until an attempt comes to its end."""
+    draw, real, places = random.Random(0), os.fsync, set()
+    left = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr("fovea.atomic.os.fsync", fsync)
+    config = config.model_copy(update={"features": FeaturesConfig(tokens=200)})
+    out, is_finished = tmp_path / "run", False
+    while not is_finished:
+        left = draw.randint(1, 40)
+        try:
+            run_experiment(config, out, resume=True)
+            is_finished = True
+        except OSError as error:
+            places.add((error.errno, Path(error.filename).relative_to(out).parts[0]))
+        left_over = list(out.rglob("*.partial"))
+        assert not left_over
+    assert result_hash(out) == result_hash(straight)
+    assert {(errno.ENOSPC, name) for name in ("checkpoints", "features")} < places, "the test shows nothing"
+
+
+def test_activations_that_a_full_disk_cannot_keep_are_computed_each_time(straight, config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fovea.data.store.write_tensors", full)
+    run_experiment(config, tmp_path / "run")
+    assert "no more activations are kept" in said(tmp_path / "run")
+    assert result_hash(tmp_path / "run") == result_hash(straight)
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(straight, tmp_path, monkeypatch):
+    def refuse(self: Path, *_, **__):
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        found = CliRunner().invoke(
+            app, ["run", str(straight / "experiment.toml"), "--out", str(tmp_path / "new" / "run")]
+        )
+    assert found.exit_code == 2
+    assert f"cannot use {tmp_path / 'new' / 'run'}: Read-only file system" in found.stderr
+    shutil.copytree(straight, tmp_path / "run")
+    opened = Path.open
+
+    def refuse_to_write(self: Path, mode: str = "r", *rest, **named):
+        return opened(self, mode, *rest, **named) if set(mode) <= set("rb") else refuse(self)
+
+    monkeypatch.setattr(Path, "open", refuse_to_write)
+    command = ["run", str(straight / "experiment.toml"), "--out", str(tmp_path / "run"), "--resume"]
+    found = CliRunner().invoke(app, command)
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert "Read-only file system; put that right and run the command again, with --resume" in found.stderr
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(tmp_path, capfd):
+    with hold_run(tmp_path):
+        logger = logging.getLogger("fovea")
+        (tmp_path / "log.jsonl").mkdir()
+        logger.info("first")
+        logger.info("second")
+    assert capfd.readouterr().err.count("cannot be written") == 1
+
+
+def test_who_holds_a_folder_is_said_and_a_lock_is_no_matter_of_what_the_file_says(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on a machine that is long gone\n")
+    refused = pytest.raises(RunError, match=f"another process.*process {os.getpid()} on")
+    with hold_run(tmp_path), refused, hold_run(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fovea.experiment.folder.fcntl.flock", no_locks)
+    with hold_run(tmp_path):
+        pass
+    assert "cannot be locked (No locks available): a second run in it would not be noticed" in said(tmp_path)

@@ -77,3 +77,19 @@ def test_a_signal_saves_a_checkpoint_exits_130_and_resumes_to_the_same_bytes(nur
     nursery.start("run", str(path), "--out", str(out), "--resume")
     assert nursery.wait() == 0
     assert result_hash(out) == wanted
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_checkpoint_is_written_and_a_second_one_harm_nothing(nursery, straight, tmp_path):
+    path, wanted, _ = straight
+    out = tmp_path / "run"
+    for n_signals in (1, 2, 3):
+        child = nursery.start("run", str(path), "--out", str(out), "--resume")
+        while not list(out.glob("checkpoints/words/.*.partial")) and not (out / "metrics.jsonl").exists():
+            pass
+        for _ in range(n_signals):
+            os.kill(child, signal.SIGTERM)
+            time.sleep(0.002)
+        assert nursery.wait() == 130
+    assert nursery.run("run", str(path), "--out", str(out), "--resume") == 0
+    assert result_hash(out) == wanted

@@ -214,7 +214,7 @@ def test_what_is_kept_of_a_job_is_a_state_that_its_loss_has_shown_to_be_good(mon
     torch.testing.assert_close(dict(job.sae.state_dict()), states[4], rtol=0, atol=0)
 
 
-def test_weights_that_the_last_step_has_spoilt_are_not_kept(general, monkeypatch, caplog):
+def test_weights_that_the_last_step_has_spoilt_are_not_kept(monkeypatch, caplog):
     descend = Job._descend
 
     def spoil_at_last(job):

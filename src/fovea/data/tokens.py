@@ -26,6 +26,7 @@ from torch import Tensor
 from fovea.atomic import new_folder, read_checked_json, write_checked_json
 from fovea.config import Config
 from fovea.data.clean import Cleaner
+from fovea.data.content import changed_content, write_content
 from fovea.data.corpus import CorpusReader, Document
 from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
@@ -35,8 +36,6 @@ from fovea.lm.model import LM
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
-_CONTENT = "content.txt"
-"What a corpus was made of, a file and its hash a line; says which of them has changed."
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_PIECES = 1024
 
@@ -180,7 +179,7 @@ def build_tokens(
             for packer in packers.values():
                 packer.finish()
         _check_size(packers, config, settings)
-        (partial / _CONTENT).write_text("\n".join(content) + "\n")
+        write_content(partial, content)
         write_checked_json(partial / "manifest.json", _manifest(folder.name, settings, packers, reader, cleaner))
     return open_tokens(folder)
 
@@ -261,8 +260,7 @@ def _settings(config: CorpusConfig, packing: PackingConfig, lm: LM, tokenizer: P
         if limit is not None and limit < packing.context_size:
             raise ConfigError(
                 f"max_{split}_tokens = {limit} is less than one context of {packing.context_size} tokens; raise "
-                "it or lower "
-                "context_size"
+                "it or lower context_size"
             )
     return {
         **config.model_dump(mode="json", exclude={"reference"}),
@@ -291,25 +289,11 @@ def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> N
         for name in settings
         if old.get(name) != settings[name] and name not in ("reference", "content")
     ]
-    changed += _changed_content(_content_before(folder), content)
+    changed += changed_content(folder, content)
     raise RunError(
         f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
         "choose another folder"
     )
-
-
-def _content_before(folder: Path) -> list[str]:
-    return (folder / _CONTENT).read_text().splitlines() if (folder / _CONTENT).exists() else []
-
-
-def _changed_content(before: list[str], now: list[str]) -> list[str]:
-    """Which files of a corpus differ, each line being a name and a hash."""
-    old, new = (dict(line.rsplit(" ", 1) for line in lines if " " in line) for lines in (before, now))
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    words = [
-        f"content of {name}: {old.get(name, 'absent')[:12]} -> {new.get(name, 'absent')[:12]}" for name in changed[:4]
-    ]
-    return words + [f"content of {len(changed) - 4} more files"] * (len(changed) > 4)
 
 
 def _packer(folder: Path, split: Split, config: CorpusConfig, settings: dict[str, Any]) -> Packer:

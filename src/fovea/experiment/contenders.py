@@ -24,8 +24,9 @@ def saved_contenders(
 
 def _curve(config: ExperimentConfig, job: JobConfig) -> str:
     """Name of a job's sparsity sweep: the method, and the architecture where the method has several."""
-    kinds = {other.sae.kind for other in config.job if other.method.label == job.method.label}
-    return job.method.label if len(kinds) < 2 else f"{job.method.label} {job.sae.kind}"
+    label = config.label(job)
+    kinds = {other.sae.kind for other in config.job if config.label(other) == label}
+    return label if len(kinds) < 2 else f"{label} {job.sae.kind}"
 
 
 def untrained_controls(

@@ -137,22 +137,12 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
     # Both as settings: a file of a version that knew fewer of them is the same experiment at today's defaults.
     before, now = run.config(), config
     if before.to_toml() != now.to_toml():
-        changed = _changes(_flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json")))
+        changed = _changes(before.flat(), now.flat())
         more = f"; and {len(changed) - 6} more" if len(changed) > 6 else ""
         raise RunError(
             f"--out {where!r} holds another experiment (differs in {'; '.join(changed[:6])}{more}); "
             "restore those settings to resume it, or give a new folder"
         )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    if isinstance(value, dict | list) and value:
-        parts = value.items() if isinstance(value, dict) else enumerate(value)
-        return {
-            key: each for part, v in parts for key, each in _flat(v, f"{name}.{part}" if name else str(part)).items()
-        }
-    return {name: value}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
