@@ -58,6 +58,7 @@ def new_folder(path: Path) -> Generator[Path]:
             if item.is_file():
                 with item.open("rb") as file:
                     os.fsync(file.fileno())
+        _sync_folder(temporary)
         temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -110,7 +110,7 @@ def said(run: Path) -> str:
     return "\n".join(line["message"] for line in lines if line["level"] == "warning")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [cut, flip])
 @pytest.mark.parametrize(
     "name",
     [
@@ -118,6 +118,7 @@ def said(run: Path) -> str:
         "calibration/general.safetensors",
         "calibration/words.safetensors",
         "activations/words/chunk-000001.safetensors",
+        "activations/words/manifest.json",
         "general/sae_weights.safetensors",
         "provenance.json",
     ],
@@ -125,9 +126,8 @@ def said(run: Path) -> str:
 def test_a_damaged_file_that_can_be_made_again_is_said_and_made_again(straight, config, folder, name, damage):
     damage(folder / name)
     run_experiment(config, folder, resume=True)
-    if damage is not Path.unlink:
-        assert "damaged" in said(folder)
-        assert str(folder / name) in said(folder) or f"{folder / Path(name).parts[0]} is damaged" in said(folder)
+    assert "damaged" in said(folder)
+    assert any(str(each) in said(folder) for each in (folder / name, (folder / name).parent))
     assert result_hash(folder) == result_hash(straight)
 
 
@@ -166,7 +166,7 @@ def test_a_torn_last_line_of_the_metrics_is_said_and_written_again(straight, con
     assert result_hash(tmp_path / "run") == result_hash(straight)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [cut, flip])
 @pytest.mark.parametrize(
     "name", ["evaluation/words/words-heldout.safetensors", "evaluation/words/firing-*.safetensors"]
 )
@@ -174,12 +174,20 @@ def test_a_damaged_part_of_the_evaluation_is_measured_again(straight, config, tm
     shutil.copytree(straight, tmp_path / "run")
     damage(next((tmp_path / "run").glob(name)))
     run_experiment(config, tmp_path / "run", resume=True)
-    assert damage is Path.unlink or "damaged" in said(tmp_path / "run")
+    assert "damaged" in said(tmp_path / "run")
     assert result_hash(tmp_path / "run") == result_hash(straight)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["sae_weights.safetensors", "job.json"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("sae_weights.safetensors", flip),
+        ("sae_weights.safetensors", cut),
+        ("sae_weights.safetensors", Path.unlink),
+        ("job.json", flip),
+        ("job.json", Path.unlink),
+    ],
+)
 def test_a_damaged_sae_is_not_measured_and_can_be_trained_again(straight, config, tmp_path, name, damage):
     shutil.copytree(straight, tmp_path / "run")
     folder = tmp_path / "run" / "saes" / config.job[0].name

@@ -129,13 +129,21 @@ class ChunkStore:
         dtype = _DTYPES[self.dtype] if self.precision == "exact" else self.precision
         wanted = {"format": _FORMAT, "key": self.key, "dtype": dtype}
         if not path.exists():
-            if any(item for item in self.folder.iterdir() if not item.name.startswith(".")):
+            others = {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
+            if is_own and any(map(_is_chunk, others)):
+                self._clear("its manifest is gone")
+                others = {name for name in others if not _is_chunk(name)}
+            if others:
                 raise RunError(f"{self.folder} holds something else, not activations; choose an empty or new folder")
             write_json(path, wanted)
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_bytes())
         except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}); delete {self.folder}: it will be made again") from None
+            if not is_own:
+                raise RunError(f"{path} is damaged ({error}); delete {self.folder}: it will be made again") from None
+            self._clear(f"its manifest is damaged: {error}")
+            write_json(path, wanted)
+            found = wanted
         if found != wanted:
             raise RunError(
                 f"{self.folder} holds activations of another corpus, lm, hook point, filter or dtype: {found}, "
@@ -144,6 +152,13 @@ class ChunkStore:
             )
         for leftover in self.folder.glob(".*.partial") if is_own else ():
             leftover.unlink()
+
+    def _clear(self, reason: str) -> None:
+        """Remove what can be made again."""
+        logger.warning("%s is emptied and made again (%s)", self.folder, reason)
+        for path in self.folder.iterdir():
+            if _is_chunk(path.name):
+                path.unlink()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"chunk-{index:06d}.safetensors"
@@ -157,3 +172,7 @@ class ChunkStore:
     def _close(self, reason: str) -> None:
         self._closed = True
         logger.warning("no more activations are kept in %s: %s; the others are computed each time", self.folder, reason)
+
+
+def _is_chunk(name: str) -> bool:
+    return name == "rounding.json" or (name.startswith("chunk-") and name.endswith(".safetensors"))

@@ -112,9 +112,10 @@ def fit_domain(
             checkpoint_seconds=config.train.checkpoint_seconds,
             observe=observe,
         )
-    read = readings(stream)
+    read, n_tokens = readings(stream), max(1, *(job.n_tokens for job in jobs))
     for job in jobs:
-        ledger = ledger_of(job, epochs=_share(job) * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
+        seen = _share(job) * (job.n_tokens / n_tokens)  # less for one that has stopped before the others
+        ledger = ledger_of(job, epochs=seen * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
         trained = _Trained(job.spec, job.whole_sae(), ledger, job.stopped)
         run.ranks.by_first(lambda found=trained: _save(config, subject, found, run=run, job=wanted[found.spec.name]))
     run.ranks.by_first(lambda: remove_folder(run.checkpoints / domain.name))

@@ -82,7 +82,9 @@ def _opened(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator[
     is_new = not RunFolder(path).experiment.exists()
     path.mkdir(parents=True, exist_ok=True)
     with hold_run(path) as run:
-        if not run.experiment.exists():
+        if is_new and run.experiment.exists():  # another process was quicker, and has ended
+            _refuse_foreign(run, config, resume=resume)
+        elif is_new:
             write_text(run.experiment, config.to_toml())
         try:
             yield run
@@ -110,7 +112,9 @@ def hold_run(path: Path) -> Generator[RunFolder]:
         RunError: another process is working in it.
     """
     run = RunFolder(path)
-    with _locked(path), _logging_to(run.log):
+    with _locked(path) as unlocked, _logging_to(run.log):
+        if unlocked:
+            log.warning("%s cannot be locked (%s): a second run in it would not be noticed", path, unlocked)
         for leftover in list(path.rglob(".*.partial")):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
@@ -152,8 +156,12 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Generator[None]:
-    """Hold the folder by a lock of the operating system: it goes with the process, however that ends."""
+def _locked(path: Path) -> Generator[str]:
+    """Hold the folder by a lock of the operating system: it goes with the process, however that ends.
+
+    Yields why there is none, where the file system has no locks.
+    """
+    unlocked = ""
     with (path / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,11 +173,11 @@ def _locked(path: Path) -> Generator[None]:
                     f"another process is working in {str(path)!r}{f' ({who})' if who else ''}; wait for it or give a "
                     "new folder"
                 ) from None
-            log.warning("%s cannot be locked (%s): a second run in it would not be noticed", path, error.strerror)
+            unlocked = error.strerror or str(error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")  # for people; the lock is what counts
         file.flush()
-        yield
+        yield unlocked
 
 
 class _JsonFormat(logging.Formatter):

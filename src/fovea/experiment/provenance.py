@@ -28,8 +28,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pya
 _PUT_BACK = "put the old one back, or start in a new folder"
 
 
-def note_start(run: RunFolder, *, command: str, fingerprints: Mapping[str, Any]) -> None:
-    """Write what makes this run as of this start, and add the start to those before it.
+def note_start(run: RunFolder, *, command: str, fingerprints: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what makes this run as of this start, and add the start to those before it; what stood there before.
 
     A change that makes other numbers of the same kind (versions, code, machine) is logged and noted with the start: an
     upgrade may be why a run is continued. A change of what is studied is refused.
@@ -77,6 +77,7 @@ def note_start(run: RunFolder, *, command: str, fingerprints: Mapping[str, Any])
             **fingerprints,
         },
     )
+    return before
 
 
 def note_texts(run: RunFolder, fingerprints: Mapping[str, Mapping[str, str]]) -> None:

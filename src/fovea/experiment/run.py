@@ -111,9 +111,8 @@ def _run(config: ExperimentConfig, run: RunFolder) -> None:
 
 
 def _begin(run: RunFolder, subject: Subject) -> None:
-    is_known = run.provenance.exists()
-    note_start(run, command=command_line(), fingerprints=general_provenance(subject))
-    _keep_general(run, subject, is_known=is_known)
+    before = note_start(run, command=command_line(), fingerprints=general_provenance(subject))
+    _keep_general(run, subject, is_known=before.get("general_sae") is not None)
 
 
 def _note_texts(run: RunFolder, found: Mapping[str, Material]) -> None:
