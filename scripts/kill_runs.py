@@ -29,7 +29,7 @@ from fovea.experiment.config import resolve
 STAGES = ("starting", "tokenising", "calibrating", "training", "saving", "measuring", "features", "report", "ending")
 MAX_KILLS_PER_FOLDER = 6
 N_STEPS = 20
-DRAWING = 0.3
+DRAWING = 0.15
 "Share of the runs that draw figures, and of the reports that are tried; drawing takes longer than all else."
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
@@ -160,6 +160,7 @@ class Trial:
                 self._fault(out, "its lock outlives the process")
             if code in (0, -number, 130):
                 self.kills[stage] += code != 0
+                print(f"{sum(self.kills.values())}: {stage}", flush=True)
                 return code
             self._fault(out, f"signal {number} in stage {stage}: exit code {code}")
             return code

@@ -11,9 +11,9 @@ def write_content(folder: Path, lines: list[str]) -> None:
 
 
 def changed_content(folder: Path, lines: list[str]) -> list[str]:
-    """Which of `lines` differ from those noted, from what to what; empty where nothing was noted."""
+    """Which of `lines` differ from those noted, from what to what."""
     if not (folder / _NAME).exists():
-        return []
+        return ["content of its files"]
     noted = (folder / _NAME).read_text().splitlines()
     old, new = (dict(line.rsplit(" ", 1) for line in each if " " in line) for each in (noted, lines))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]

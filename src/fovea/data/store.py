@@ -9,7 +9,6 @@
 A memo never decides a value: rounding, where it is wanted, is part of what a chunk is (fovea.data.precision).
 """
 
-import json
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.atomic import write_json
+from fovea.atomic import read_checked_json, write_checked_json, write_json
 from fovea.data.precision import Precision
-from fovea.errors import RunError
+from fovea.errors import DamagedError, RunError
 from fovea.tensorfile import digest, write_tensors
 
 logger = logging.getLogger("fovea")
@@ -135,14 +134,14 @@ class ChunkStore:
                 others = {name for name in others if not _is_chunk(name)}
             if others:
                 raise RunError(f"{self.folder} holds something else, not activations; choose an empty or new folder")
-            write_json(path, wanted)
+            write_checked_json(path, wanted)
         try:
-            found = json.loads(path.read_bytes())
-        except ValueError as error:
+            found = read_checked_json(path)
+        except DamagedError as error:
             if not is_own:
-                raise RunError(f"{path} is damaged ({error}); delete {self.folder}: it will be made again") from None
-            self._clear(f"its manifest is damaged: {error}")
-            write_json(path, wanted)
+                raise RunError(f"{error}; delete {self.folder}: it will be made again") from None
+            self._clear(str(error))
+            write_checked_json(path, wanted)
             found = wanted
         if found != wanted:
             raise RunError(

@@ -289,7 +289,8 @@ def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> N
         for name in settings
         if old.get(name) != settings[name] and name not in ("reference", "content")
     ]
-    changed += changed_content(folder, content)
+    if old.get("content") != settings["content"]:
+        changed += changed_content(folder, content)
     raise RunError(
         f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
         "choose another folder"

@@ -4,7 +4,6 @@ provenance.json --another lm, g or text--> refused      --another version, code,
 """
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -19,8 +18,8 @@ from typing import Any
 import torch
 
 from fovea import __version__
-from fovea.atomic import write_json
-from fovea.errors import RunError
+from fovea.atomic import read_checked_json, write_checked_json
+from fovea.errors import DamagedError, RunError
 from fovea.experiment.folder import RunFolder
 
 log = logging.getLogger("fovea")
@@ -58,7 +57,7 @@ def note_start(run: RunFolder, *, command: str, fingerprints: Mapping[str, Any])
             "differ from those of a run that was never stopped; to have the same bytes, go on with the old ones",
             "; ".join(changed),
         )
-    write_json(
+    write_checked_json(
         run.provenance,
         {
             **before,
@@ -100,7 +99,7 @@ def note_texts(run: RunFolder, fingerprints: Mapping[str, Mapping[str, str]]) ->
                     f"{was[:12]} -> {digest[:12]}); {_PUT_BACK}"
                 )
     if known != fingerprints:
-        write_json(run.provenance, {**before, "texts": {name: dict(now) for name, now in fingerprints.items()}})
+        write_checked_json(run.provenance, {**before, "texts": {name: dict(now) for name, now in fingerprints.items()}})
 
 
 def command_line() -> str:
@@ -110,19 +109,15 @@ def command_line() -> str:
 
 def _read(run: RunFolder) -> dict[str, Any]:
     """What the starts before this one noted; nothing on the first."""
-    if not run.provenance.exists():
-        return {}
     try:
-        found = json.loads(run.provenance.read_bytes())
-        if isinstance(found, dict) and isinstance(found.get("starts"), list):
-            return found
-        reason = "it holds no starts"
-    except ValueError as error:
-        reason = str(error)
-    kept = run.provenance.with_name("provenance-damaged.json")
-    run.provenance.replace(kept)
-    log.warning("%s is damaged (%s): kept as %s, and begun anew", run.provenance, reason, kept.name)
-    return {}
+        return read_checked_json(run.provenance)
+    except FileNotFoundError:
+        return {}
+    except DamagedError as error:
+        kept = run.provenance.with_name("provenance-damaged.json")
+        run.provenance.replace(kept)
+        log.warning("%s: kept as %s, and begun anew", error, kept.name)
+        return {}
 
 
 def _refuse_change(name: str, before: Any, now: Any) -> None:
