@@ -170,7 +170,7 @@ def all_state(jobs):
 def healthy_and_wild(general):
     """Two jobs that train well, and between them one whose steps are a million times too long."""
     wild = make_job("wild", method=Finetune(), general=general, architecture=BatchTopKConfig(k=4), lr=1e3)
-    return [make_job("a"), wild, make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+    return [make_job("a"), wild, make_job("b", architecture=JumpReLUConfig(d_sae=32, target_l0=4))]
 
 
 def test_a_job_that_explodes_stops_alone_and_leaves_the_others_their_bytes(general, caplog):
@@ -184,7 +184,7 @@ def test_a_job_that_explodes_stops_alone_and_leaves_the_others_their_bytes(gener
     assert "lower its learning rate (1000)" in stopped.reason
     assert "the others go on" in caplog.text
     torch.testing.assert_close(dict(jobs[1].sae.state_dict()), began, rtol=0, atol=0)
-    alone = [make_job("a"), make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+    alone = [make_job("a"), make_job("b", architecture=JumpReLUConfig(d_sae=32, target_l0=4))]
     train(alone, make_stream(planted()), n_steps=20)
     torch.testing.assert_close(all_state([jobs[0], jobs[2]]), all_state(alone), rtol=0, atol=0)
 

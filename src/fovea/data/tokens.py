@@ -233,8 +233,7 @@ def check_distinct(domain: TokenisedCorpus, general: TokenisedCorpus) -> Overlap
     if own == other:
         raise CorpusError(
             f"domain {domain.name!r} is identical to general {general.name!r}: the same {len(own)} documents; "
-            "give a domain "
-            "corpus that differs"
+            "give a domain corpus that differs"
         )
     if overlap.share == 1:
         raise CorpusError(

@@ -197,8 +197,8 @@ def read_run(run: Path) -> RunData:
 def _why_stopped(stopped: dict[str, Any]) -> str:
     why = str(stopped["reason"]).partition(": ")[2]
     return (
-        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in "
-        "metrics.jsonl but in no table, plot or comparison here"
+        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, "
+        "measured in metrics.jsonl but in no table, plot or comparison here"
     )
 
 
@@ -256,18 +256,18 @@ def _parse(line: str, kind: type[LineT], *, where: str) -> LineT:
         return kind.model_validate(json.loads(line, parse_constant=_refuse_constant))
     except (ValueError, ValidationError) as error:
         what = str(error).splitlines()[0]
-        raise RunError(
-            f"{where}: not a {kind.__name__.lower()} ({what}); continue the run with --resume, which writes it again"
-        ) from None
+        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); continue the run with --resume") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(), parse_constant=_refuse_constant)
     except ValueError as error:
-        raise RunError(f"{path}: not valid json ({error}); evaluate the run again") from None
+        raise RunError(f"{path}: not valid json ({error}); continue the run with --resume") from None
     if not isinstance(value, dict):
-        raise RunError(f"{path}: holds a {type(value).__name__}, but an object is needed; evaluate the run again")
+        raise RunError(
+            f"{path}: holds a {type(value).__name__}, but an object is needed; continue the run with --resume"
+        )
     return value
 
 
