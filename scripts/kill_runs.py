@@ -151,8 +151,9 @@ class Trial:
             while STAGES.index(stage_of(out, self.jobs)) < aim and not self.nursery.ends_within(0.001):
                 continue
             delay = self.draw.uniform(0.0, 1.0) * self.seconds[STAGES[aim]]
-        if delay is not None and not self.nursery.ends_within(delay):
-            stage = stage_of(out, self.jobs)
+        ended = delay is None or self.nursery.ends_within(delay)
+        stage = stage_of(out, self.jobs)
+        if not ended and not (only_training and stage not in ("training", "saving")):
             self.tried[f"lock while alive: {'held' if is_locked(out) else 'free'}"] += stage != "starting"
             os.kill(child, number)
             code = self.nursery.wait()
