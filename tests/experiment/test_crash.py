@@ -7,10 +7,10 @@ import os
 import random
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -45,7 +45,8 @@ def no_figures():
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ExperimentConfig:
     tables = experiment(tmp_path_factory.mktemp("crash"), job=[JOB], controls=False, features=False)
-    tables["train"] = {"n_tokens": 1280, "batch_size": 128, "buffer_rows": 256, "checkpoint_seconds": 1e-6}
+    tables["domain"][0]["max_train_tokens"] = 1024  # less than is trained on, so that every chunk is read again
+    tables["train"] = {"n_tokens": 2560, "batch_size": 128, "buffer_rows": 256, "checkpoint_seconds": 1e-6}
     return resolve(tables, where="test")
 
 
@@ -117,17 +118,18 @@ def said(run: Path) -> str:
         "calibration/filter.json",
         "calibration/general.safetensors",
         "calibration/words.safetensors",
-        "activations/words/chunk-000001.safetensors",
+        "activations/words/chunk-*.safetensors",
         "activations/words/manifest.json",
         "general/sae_weights.safetensors",
         "provenance.json",
     ],
 )
 def test_a_damaged_file_that_can_be_made_again_is_said_and_made_again(straight, config, folder, name, damage):
-    damage(folder / name)
+    path = min(folder.glob(name))
+    damage(path)
     run_experiment(config, folder, resume=True)
     assert "damaged" in said(folder)
-    assert any(str(each) in said(folder) for each in (folder / name, (folder / name).parent))
+    assert str(path) in said(folder) or f"{path.parent} is damaged" in said(folder)
     assert result_hash(folder) == result_hash(straight)
 
 
@@ -158,9 +160,9 @@ def test_a_damaged_file_that_decides_the_result_is_refused_with_what_to_do(strai
 def test_a_torn_last_line_of_the_metrics_is_said_and_written_again(straight, config, tmp_path):
     shutil.copytree(straight, tmp_path / "run")
     cut(tmp_path / "run" / "metrics.jsonl")
-    with pytest.raises(RunError, match="line .*--resume"):
+    with pytest.raises(RunError, match="(?s)line .*--resume"):
         read_metrics(tmp_path / "run" / "metrics.jsonl")
-    with pytest.raises(RunError, match="line .*--resume"):
+    with pytest.raises(RunError, match="(?s)line .*--resume"):
         read_run(tmp_path / "run")
     run_experiment(config, tmp_path / "run", resume=True)
     assert result_hash(tmp_path / "run") == result_hash(straight)
@@ -210,12 +212,10 @@ def test_a_torn_line_of_the_log_stays_alone(tmp_path):
 
 
 def test_a_changed_corpus_is_refused_with_what_changed(config, folder):
-    tables = config.model_dump(mode="json")
     corpus = folder.parent / "domain.jsonl"
     shutil.copy(config.domain[0].corpus, corpus)
     moved = config.model_copy(update={"domain": (config.domain[0].model_copy(update={"corpus": str(corpus)}),)})
     (folder / "experiment.toml").write_text(settle(moved, folder.parent / "none", ALONE).to_toml())
-    assert tables["domain"][0]["corpus"] != str(corpus)
     corpus.write_text(corpus.read_text() + json.dumps({"text": "w3 w4 w5 " * 20}) + "\n")
     with pytest.raises(RunError, match="content of domain.jsonl.*put the old text back"):
         run_experiment(moved, folder, resume=True)
@@ -253,8 +253,8 @@ def test_a_changed_g_is_refused(config, folder, tmp_path):
 
 
 def test_changed_settings_are_refused_from_what_to_what(config, folder):
-    train = config.train.model_copy(update={"n_tokens": 2560, "buffer_rows": 512})
-    with pytest.raises(RunError, match=r"train.n_tokens: 1280 -> 2560; train.buffer_rows: 256 -> 512"):
+    train = config.train.model_copy(update={"n_tokens": 5120, "buffer_rows": 512})
+    with pytest.raises(RunError, match=r"train.n_tokens: 2560 -> 5120; train.buffer_rows: 256 -> 512"):
         run_experiment(config.model_copy(update={"train": train}), folder, resume=True)
 
 
@@ -270,7 +270,7 @@ def test_changed_code_and_packages_are_said_and_noted_and_the_run_goes_on(straig
     monkeypatch.setattr("fovea.experiment.provenance._code", lambda: "0123456789ab")
     monkeypatch.setattr("fovea.experiment.provenance._version", {"torch": "99.1"}.get)
     run_experiment(config, folder, resume=True)
-    assert f"torch {torch.__version__} -> 99.1" in said(folder)
+    assert f"torch {version('torch')} -> 99.1" in said(folder)
     assert "code of fovea" in said(folder)
     starts = json.loads((folder / "provenance.json").read_text())["starts"]
     assert "changed" not in starts[0]
@@ -293,10 +293,11 @@ def test_a_kill_while_working_files_are_removed_leaves_all_or_none(straight, con
     for name in ("manifest.json", "chunk-000000.safetensors"):
         (tmp_path / "run" / "activations" / "words" / name).write_text("{}")
 
-    def killed(path, **_):
-        raise KeyboardInterrupt if path.exists() else AssertionError
+    def killed(path: Path, **_):
+        if path.exists():
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("fovea.atomic.shutil.rmtree", lambda path, **_: killed(path) if path.exists() else None)
+    monkeypatch.setattr("fovea.atomic.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         remove_working_files(RunFolder(tmp_path / "run"))
     monkeypatch.undo()

@@ -83,7 +83,7 @@ def test_exporting_a_diverged_job_says_what_it_is(run, tmp_path, caplog):
 def test_where_every_job_diverges_the_run_says_so_each_time_and_keeps_what_there_is(tmp_path, controls):
     config = settings(tmp_path, WILD, controls=controls)
     for resume in (False, True):
-        with pytest.raises(RunError, match=f"all 1 SAEs diverged.*saes.*{WILD_NAME}.*lower its learning rate"):
+        with pytest.raises(RunError, match=f"(?s)all 1 SAEs diverged.*saes.*{WILD_NAME}.*lower its learning rate"):
             run_experiment(config, tmp_path / "run", resume=resume)
     assert (tmp_path / "run" / "saes" / WILD_NAME / "cfg.json").exists()
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -103,7 +103,7 @@ def test_a_domain_whose_jobs_all_diverge_does_not_stop_the_other(tmp_path, monke
     monkeypatch.setattr(Job, "_check", refuse)
     run_experiment(config.model_copy(update={"domain": (config.domain[0], other)}), tmp_path / "run")
     data = read_run(tmp_path / "run")
-    assert data.domains == ("words", "other")
+    assert set(data.domains) == {"words", "other"}
     assert len([missing for missing in data.missing if missing.part.startswith("saes/words-direct")]) == 2
     assert [job.name for job in data.jobs if job.method == "direct"] == [
         f"other-direct-batch_topk-k{k}-s0" for k in (2, 4)

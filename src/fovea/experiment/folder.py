@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,13 @@ class _JsonFormat(logging.Formatter):
 class _LogFile(logging.FileHandler):
     """A log in a file; when that cannot be written, one line says so, and the run goes on."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it."""
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot even be opened
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say it the first time."""
         del record
@@ -214,7 +221,8 @@ def _logging_to(path: Path, level: int = logging.INFO) -> Generator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk did not take was said
+            handler.close()
         logger.setLevel(before)
 
 
