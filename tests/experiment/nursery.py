@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 _NURSERY = """
-import os, sys
+import os, signal, sys
 import fovea.cli, fovea.experiment.run, fovea.experiment.general, fovea.report.page, fovea.report.summary
 import transformers.models.llama.modeling_llama, transformers.models.auto, datasets
 while line := sys.stdin.readline():
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts behind itself
         log, draws, *words = line.rstrip("\\n").split("\\t")
         if not draws:
             sys.modules["vl_convert"] = None  # as without the report extra
