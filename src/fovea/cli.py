@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost,
 
 import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -36,8 +37,13 @@ Experiment = Annotated[Path, typer.Argument(help="Experiment file (toml).")]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 
 
+_signals: list[int] = []
+"SIGINTs and SIGTERMs that came."
+
+
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
+    _signals.append(number)
     raise KeyboardInterrupt
 
 
@@ -333,8 +339,20 @@ def import_study_packet(
 def main() -> None:
     """Entry point of the command `fovea`."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's client is imported, later than this
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    app()
+    heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _as_interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as stop:
+        if _signals and stop.code == 1:  # one that came between commands, for which click says "Aborted!"
+            sys.exit(130)
+        raise
+    finally:
+        for number in heard:  # another one shall not spoil the exit code
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,29 @@
-"""Tensors in a file that is complete or absent. Apart from `atomic`, so that what only reads need not import torch."""
+"""Tensors in a file that is complete or absent. Apart from `atomic`, so that what only reads need not import torch.
+
+A checked file holds a SHA-256 of all that is in it: what a disk loses or flips later is noticed when it is read.
+"""
 
 import errno
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fovea.atomic import replacing
+from fovea.errors import DamagedError
+
+
+class Checked(NamedTuple):
+    """What a checked file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -20,3 +35,42 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(errno.EIO, str(error), str(path)) from error
         temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
+
+
+def write_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors and words about them, atomically, with a checksum of both."""
+    said = dict(metadata or {})
+    write_tensors(path, tensors, {**said, "sha256": digest(tensors, said)})
+
+
+def read_checked(path: Path) -> Checked:
+    """What `write_checked` wrote; a file without a checksum, of an older version, as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is cut short, or not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged ({error})") from None
+    wanted = metadata.pop("sha256", None)
+    if wanted is not None and wanted != digest(tensors, metadata):
+        raise DamagedError(f"{path} is damaged (its checksum is wrong)")
+    return Checked(tensors, metadata)
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes, and over the metadata where there is some."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    if metadata:
+        found.update(json.dumps(dict(metadata), sort_keys=True).encode())
+    return found.hexdigest()

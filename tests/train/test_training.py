@@ -214,6 +214,23 @@ def test_what_is_kept_of_a_job_is_a_state_that_its_loss_has_shown_to_be_good(mon
     torch.testing.assert_close(dict(job.sae.state_dict()), states[4], rtol=0, atol=0)
 
 
+def test_weights_that_the_last_step_has_spoilt_are_not_kept(monkeypatch, caplog):
+    descend = Job._descend
+
+    def spoil_at_last(job):
+        descend(job)
+        if job.step_index == 19 and job.spec.name == "wild":
+            job.sae.W_enc.data[0, 0] = float("nan")
+
+    monkeypatch.setattr(Job, "_descend", spoil_at_last)
+    jobs = [make_job("a"), make_job("wild")]
+    train(jobs, make_stream(planted()), n_steps=20)
+    assert jobs[0].stopped is None
+    assert (jobs[1].stopped.step, jobs[1].stopped.step_kept) == (20, 0)
+    assert "after the last step" in caplog.text
+    assert all(tensor.isfinite().all() for tensor in jobs[1].sae.state_dict().values())
+
+
 def test_training_ends_when_no_job_is_left(general):
     jobs, steps = [healthy_and_wild(general)[1]], []
     train(jobs, make_stream(planted()), n_steps=20, observe=lambda step, logs: steps.append((step, logs)))

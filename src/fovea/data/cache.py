@@ -27,7 +27,7 @@ from typing import Any, TextIO
 import torch
 import transformers
 
-from fovea.atomic import write_json
+from fovea.atomic import remove_folder, write_json
 from fovea.data.activations import ActivationChunks
 from fovea.data.store import ChunkStore
 from fovea.errors import RunError
@@ -98,8 +98,9 @@ class SharedCache:
     def _open(self) -> None:
         mark = self.folder / _MARK
         if not mark.exists():
+            known = {_LOCK, _MARK} | _records(self.folder)
             others = [
-                item.name for item in self.folder.iterdir() if item.name not in {_LOCK, _MARK} | _records(self.folder)
+                item.name for item in self.folder.iterdir() if item.name not in known and not item.match(".*.partial")
             ]
             if others:
                 raise RunError(
@@ -109,10 +110,11 @@ class SharedCache:
             write_json(mark, _FORMAT)
         if mark.read_text() != json.dumps(_FORMAT, indent=2) + "\n":
             raise RunError(f"{mark} was written by another version; give another folder, or delete this one")
-        for entry in self._entries():
-            for leftover in entry.glob(".*.partial"):
-                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                    leftover.unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.removed.partial"):  # made and removed under this lock alone
+            shutil.rmtree(leftover)
+        for leftover in [found for place in (self.folder, *self._entries()) for found in place.glob(".*.partial")]:
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink(missing_ok=True)
 
     def _entries(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if (path / "manifest.json").exists()]
@@ -151,8 +153,7 @@ class SharedCache:
                 entry.name,
                 size,
             )
-            (entry / "manifest.json").unlink()  # first: half an entry is none
-            shutil.rmtree(entry)
+            remove_folder(entry)
             excess -= size
 
     @contextmanager

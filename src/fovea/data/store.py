@@ -9,8 +9,6 @@
 A memo never decides a value: rounding, where it is wanted, is part of what a chunk is (fovea.data.precision).
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -20,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.atomic import write_json
+from fovea.atomic import read_checked_json, write_checked_json, write_json
 from fovea.data.precision import Precision
-from fovea.errors import RunError
-from fovea.tensorfile import write_tensors
+from fovea.errors import DamagedError, RunError
+from fovea.tensorfile import digest, write_tensors
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
@@ -83,7 +81,7 @@ class ChunkStore:
             return None
         except (SafetensorError, OSError, ValueError) as error:
             return self._discard(path, str(error))
-        if metadata.get("sha256") != _digest(tensors) or metadata.get("key") != self.key:
+        if metadata.get("sha256") != digest(tensors) or metadata.get("key") != self.key:
             return self._discard(path, "its checksum is wrong")
         return tensors
 
@@ -100,7 +98,7 @@ class ChunkStore:
                 if not is_room:
                     self._close(f"its limit of {self.max_bytes:,} bytes is reached")
                     return
-                write_tensors(path, kept, {"sha256": _digest(kept), "key": self.key})
+                write_tensors(path, kept, {"sha256": digest(kept), "key": self.key})
                 self.n_bytes += path.stat().st_size
         except (SafetensorError, OSError) as error:
             self._close(str(error))
@@ -130,13 +128,21 @@ class ChunkStore:
         dtype = _DTYPES[self.dtype] if self.precision == "exact" else self.precision
         wanted = {"format": _FORMAT, "key": self.key, "dtype": dtype}
         if not path.exists():
-            if any(item for item in self.folder.iterdir() if not item.name.startswith(".")):
+            others = {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
+            if is_own and any(map(_is_chunk, others)):
+                self._clear("its manifest is gone")
+                others = {name for name in others if not _is_chunk(name)}
+            if others:
                 raise RunError(f"{self.folder} holds something else, not activations; choose an empty or new folder")
-            write_json(path, wanted)
+            write_checked_json(path, wanted)
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}); delete {self.folder}: it will be made again") from None
+            found = read_checked_json(path)
+        except DamagedError as error:
+            if not is_own:
+                raise RunError(f"{error}; delete {self.folder}: it will be made again") from None
+            self._clear(str(error))
+            write_checked_json(path, wanted)
+            found = wanted
         if found != wanted:
             raise RunError(
                 f"{self.folder} holds activations of another corpus, lm, hook point, filter or dtype: {found}, "
@@ -145,6 +151,13 @@ class ChunkStore:
             )
         for leftover in self.folder.glob(".*.partial") if is_own else ():
             leftover.unlink()
+
+    def _clear(self, reason: str) -> None:
+        """Remove what can be made again."""
+        logger.warning("%s is emptied and made again (%s)", self.folder, reason)
+        for path in self.folder.iterdir():
+            if _is_chunk(path.name):
+                path.unlink()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"chunk-{index:06d}.safetensors"
@@ -160,11 +173,5 @@ class ChunkStore:
         logger.warning("no more activations are kept in %s: %s; the others are computed each time", self.folder, reason)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _is_chunk(name: str) -> bool:
+    return name == "rounding.json" or (name.startswith("chunk-") and name.endswith(".safetensors"))

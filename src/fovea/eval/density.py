@@ -9,12 +9,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.errors import SAEError
 from fovea.ranks import ALONE, Ranks, union
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import read_checked, write_checked
 
 _ROWS = 4096
 "Rows encoded at once; bounds memory to _ROWS x d_sae latents."
@@ -97,12 +96,16 @@ def merge_counts(first: FiringCounts, second: FiringCounts) -> FiringCounts:
 def save_counts(path: Path, counts: Mapping[str, FiringCounts]) -> None:
     """Write the counts of all SAEs as one safetensors file, atomically."""
     totals = {f"{name}.totals": torch.tensor([c.n_tokens, c.n_documents]) for name, c in counts.items()}
-    write_tensors(path, {f"{name}.counts": c.counts for name, c in counts.items()} | totals)
+    write_checked(path, {f"{name}.counts": c.counts for name, c in counts.items()} | totals)
 
 
 def load_counts(path: Path) -> dict[str, FiringCounts]:
-    """What `save_counts` wrote."""
-    tensors = load_file(path)
+    """What `save_counts` wrote.
+
+    Raises:
+        DamagedError: the file is not that any more.
+    """
+    tensors = read_checked(path).tensors
     names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
     return {
         name: FiringCounts(tensors[f"{name}.counts"], *tensors[f"{name}.totals"].tolist()) for name in sorted(names)

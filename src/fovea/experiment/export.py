@@ -3,21 +3,24 @@
 saes/JOB [+ general] --(--stack: one exact SAE)--> OUT, layout of the library --read back, compared on probe activations
 """
 
+import logging
 from pathlib import Path
 
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.errors import ConfigError, RunError
 from fovea.experiment.config import JobConfig
-from fovea.experiment.fit import jobs_of
+from fovea.experiment.fit import jobs_of, saved_sae, stopped_jobs
 from fovea.experiment.folder import RunFolder
 from fovea.features.dashboards import DASHBOARDS, Source, write_dashboards
 from fovea.features.read import Features
 from fovea.lm.hookpoint import HookPoint
 from fovea.sae.files import read_sae
 from fovea.sae.formats.writers import WRITERS, WriteCheck, write_sae, write_stack
+from fovea.tensorfile import read_checked
+
+log = logging.getLogger("fovea")
 
 
 def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", stack: bool = False) -> str:
@@ -34,8 +37,11 @@ def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", st
         raise RunError(f"--out {str(out)!r} exists; give a new folder")
     run = RunFolder(folder)
     domain = find_job(run, job)[0]
+    saved_sae(run, job)
+    if job in (stopped := stopped_jobs(run, [job])):
+        log.warning("%s; what is written are the weights of step %d", stopped[job].reason, stopped[job].step_kept)
     loaded = read_sae(run.saes / job)
-    probe = load_file(run.calibration / f"{domain}.safetensors")["rows"][:4096]
+    probe = read_checked(run.calibration / f"{domain}.safetensors").tensors["rows"][:4096]
     if stack:
         return _export_stack(run, job, out, layout=layout, probe_x=probe)
     check = write_sae(loaded.sae, out, layout=layout, metadata=loaded.metadata, probe_x=probe)

@@ -29,7 +29,7 @@ from fovea.features.config import FeaturesConfig
 from fovea.features.files import FORMAT, Paths, read_manifest, write_manifest
 from fovea.features.hashing import AROUND
 from fovea.features.links import Unembedding
-from fovea.features.parts import Part, load_part, part_path, save_part
+from fovea.features.parts import Part, is_whole, load_part, part_path, save_part
 from fovea.features.spelling import token_bytes
 from fovea.features.text import write_vocabulary
 from fovea.ranks import Ranks
@@ -243,7 +243,7 @@ def _gather(
     missing = {
         name: subjects.contenders[name].sae.encode
         for name in shown[ranks.rank :: ranks.size]
-        if not part_path(parts, corpus, name).exists()
+        if not is_whole(part_path(parts, corpus, name))
     }
     reading.prefetch(ranks)
     if not missing:

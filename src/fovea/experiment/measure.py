@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from fovea.data.activations import ActivationChunks, Chunk, TokenFilter, spread
 from fovea.data.tokens import PackedTokens
+from fovea.errors import DamagedError
 from fovea.eval.bootstrap import Resampled, resample
 from fovea.eval.candidates import Alone, Candidate, GeneralAlone, Reconstruction, Trained, general_reconstruction
 from fovea.eval.density import FiringCounts, count_firing, load_counts, save_counts
@@ -174,7 +176,7 @@ class DomainMeasurement:
         key = self._key(packed, wanted)[:16]
         path = self.run.evaluation / self.domain.name / f"firing-{packed.name}-{packed.split}-{key}.safetensors"
         # What the first rank sees decides: files reach other machines late.
-        if ranks.any(ranks.is_first and path.exists()):
+        if ranks.any(ranks.is_first and _is_whole(path)):
             return ranks.after_first(lambda: load_counts(path))
         with stage(f"counting firing on {packed.name} ({packed.split})", wanted, unit="tokens") as advance:
             done = 0
@@ -210,6 +212,18 @@ class DomainMeasurement:
             "saes": [contender.info.sae_fingerprint for contender in self.contenders],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether firing counts are there and unharmed."""
+    try:
+        load_counts(path)
+    except FileNotFoundError:
+        return False
+    except DamagedError as error:
+        log.warning("%s: firing is counted again", error)
+        return False
+    return True
 
 
 def _curves(contenders: list[Contender]) -> list[Curve]:

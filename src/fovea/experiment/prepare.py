@@ -3,17 +3,15 @@
 references --> lm, g --(do they fit?)--> tokens of D and of general text --> filter --> mean and scale of x on D
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import write_json
+from fovea.atomic import read_checked_json, write_checked_json
 from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, sample_rows
 from fovea.data.batching import batch_record, fastest_batch
 from fovea.data.cache import SharedCache
@@ -22,6 +20,7 @@ from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
+from fovea.errors import DamagedError, RunError
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
@@ -33,7 +32,7 @@ from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
 from fovea.sae.sanity import sanity
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import read_checked, write_checked
 
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192
@@ -162,14 +161,17 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, 
     """
     path = run.calibration / "filter.json"
     if path.exists():
-        return TokenFilter.from_dict(json.loads(path.read_text())["filter"])
+        try:
+            return TokenFilter.from_dict(read_checked_json(path)["filter"])
+        except DamagedError as error:
+            log.warning("%s: the filter is measured again", error)
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
     rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
     median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
     _write_calibration(_calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
-    write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
+    write_checked_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
     return measured
 
@@ -243,12 +245,24 @@ def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subjec
         known = None if shared is None else batch_record(Path(shared), subject.lm, subject.hook_point, packed=packed)
         if known is None or not known.exists():
             found = fastest_batch(subject.lm, subject.hook_point, packed, largest=config.text.contexts_per_chunk)
-            write_json(path if known is None else known, found)
+            write_checked_json(path if known is None else known, found)
         if known is not None:
-            write_json(path, json.loads(known.read_text()))
-    found = json.loads(path.read_text())
+            write_checked_json(path, _batch_size(known))
+    found = _batch_size(path)
     log.info("the lm sees %d contexts at once (%s)", found["contexts_per_batch"], path)
     return int(found["contexts_per_batch"])
+
+
+def _batch_size(path: Path) -> dict[str, Any]:
+    """What a trial of batch sizes found; never tried anew under a run, for another one may round differently.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        return read_checked_json(path)
+    except DamagedError as error:
+        raise RunError(f"{error}; delete it for a new trial, and start in a new folder") from None
 
 
 def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> dict[int, ActivationChunks]:
@@ -277,10 +291,14 @@ def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
     """Mean and scale of x on rows from all over a split, measured once per run and stored."""
     path = _calibration_file(run, chunks.packed.name)
-    if not path.exists():
+    try:
+        stored = read_checked(path).tensors
+    except (FileNotFoundError, DamagedError) as error:
+        if isinstance(error, DamagedError):
+            log.warning("%s: it is measured again", error)
         rows = _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter)
         _write_calibration(path, rows)
-    stored = load_file(path)
+        stored = read_checked(path).tensors
     return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
 
 
@@ -296,7 +314,7 @@ def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, ke
 def _write_calibration(path: Path, rows: Tensor) -> None:
     fitted = InputScale.fit(rows)
     scale = torch.tensor([fitted.scale], dtype=torch.float64)
-    write_tensors(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
+    write_checked(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
 
 
 def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:

@@ -156,7 +156,8 @@ def read_run(run: Path) -> RunData:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise RunError(
-            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run"
+            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run, or "
+            "finish this one with --resume"
         )
     records = _read_lines(path, Record)
     if not records:
@@ -255,16 +256,18 @@ def _parse(line: str, kind: type[LineT], *, where: str) -> LineT:
         return kind.model_validate(json.loads(line, parse_constant=_refuse_constant))
     except (ValueError, ValidationError) as error:
         what = str(error).splitlines()[0]
-        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); evaluate the run again") from None
+        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); continue the run with --resume") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(), parse_constant=_refuse_constant)
     except ValueError as error:
-        raise RunError(f"{path}: not valid json ({error}); evaluate the run again") from None
+        raise RunError(f"{path}: not valid json ({error}); continue the run with --resume") from None
     if not isinstance(value, dict):
-        raise RunError(f"{path}: holds a {type(value).__name__}, but an object is needed; evaluate the run again")
+        raise RunError(
+            f"{path}: holds a {type(value).__name__}, but an object is needed; continue the run with --resume"
+        )
     return value
 
 

@@ -191,6 +191,18 @@ class Job:
             self.sae.load_state_dict(self.kept)
         self.stopped = Stopped(self.step_index, self.step_kept, reason)
 
+    def end(self) -> str | None:
+        """Why the job has diverged in its last step, whose result no loss has shown; None if it has not."""
+        n_bad = sum(int((~tensor.isfinite()).sum()) for tensor in self.sae.state_dict().values())
+        if self.stopped is not None or not self.mesh.world.total(n_bad):
+            return None
+        reason = (
+            f"job {self.spec.name!r}: weights are NaN or infinite after the last step; lower its learning rate "
+            f"({self.spec.optimiser.lr.peak:g}) and start in a new folder"
+        )
+        self.stop(reason)
+        return reason
+
     def _descend(self) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
         for group in self.optimiser.param_groups:
