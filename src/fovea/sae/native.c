@@ -62,19 +62,16 @@ static void add_rows(const i64 *index, const float *value, i64 n, const float *r
     for (; c < columns; c++) EACH(i, n) out[c] += value[i] * rows[index[i] * width + c];
 }
 
-/* Per group, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index.
- * A strip of columns at a time, if strip < width: then what all groups read of the rows fits the cache. */
+/* Per group, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index. Whole rows at a
+ * time: strips of columns that fit a core's own cache were slower, for every strip reads all entries again. */
 void sum_rows(const i64 *offsets, const i64 *index, const float *value, i64 groups, const float *rows, i64 width,
-              i64 strip, float *out, i64 threads)
+              float *out, i64 threads)
 {
-    i64 strips = (width + strip - 1) / strip;
-#pragma omp parallel for collapse(2) schedule(dynamic, 16) num_threads(threads)
-    EACH(s, strips) EACH(g, groups) {
-        i64 c = s * strip, columns = width - c < strip ? width - c : strip;
-        float *sum = out + g * width + c;
-        memset(sum, 0, sizeof(float) * columns);
+#pragma omp parallel for schedule(dynamic, 8) num_threads(threads)
+    EACH(g, groups) {
         i64 e = offsets[g];
-        add_rows(index + e, value + e, offsets[g + 1] - e, rows + c, width, columns, sum);
+        memset(out + g * width, 0, sizeof(float) * width);
+        add_rows(index + e, value + e, offsets[g + 1] - e, rows, width, width, out + g * width);
     }
 }
 

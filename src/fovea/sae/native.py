@@ -16,9 +16,6 @@ from torch.autograd.function import once_differentiable
 
 from fovea.sae.native_build import library
 
-STRIP = 64
-"Columns of rows that a gradient goes through at a time: of 4,096 tokens a megabyte, so that they stay in the cache."
-
 _off = ContextVar("_off", default=False)
 
 
@@ -129,17 +126,12 @@ def sum_rows(
     values: Float[Tensor, " entries"],
     *,
     rows: Float[Tensor, "n_rows d_in"],
-    strip: int | None = None,
 ) -> Float[Tensor, "groups d_in"]:
-    """Per group g, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index.
-
-    Args:
-        strip: Columns to go through at a time, where the groups share most of the rows; None: all.
-    """
+    """Per group g, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index."""
     offsets, indices, values, rows = (each.contiguous() for each in (offsets, indices, values, rows))
     n_groups, width = len(offsets) - 1, rows.shape[1]
-    out, strip = torch.empty(n_groups, width), strip or max(width, 1)
-    _call("sum_rows", offsets, indices, values, n_groups, rows, width, strip, out, torch.get_num_threads())
+    out = torch.empty(n_groups, width)
+    _call("sum_rows", offsets, indices, values, n_groups, rows, width, out, torch.get_num_threads())
     return out
 
 

@@ -130,16 +130,16 @@ class ByLatent:
     ) -> Float[Tensor, "d_sae d_in"]:
         """Per latent, the sum of value times the row of the entry's token."""
         offsets, order, tokens = self.entries
-        values = values[order]
+        values = values.index_select(0, order)
         tokens = tokens if len(rows) == self.code.n_tokens else tokens % len(rows)
         if native.usable(rows):
-            return native.sum_rows(offsets, tokens, values, rows=rows, strip=native.STRIP)
+            return native.sum_rows(offsets, tokens, values, rows=rows)
         return _gather(offsets, tokens, values, rows)
 
     def sums(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
         """Per latent, the sum of values. In a fixed order on every device."""
         if native.usable(values):
-            return native.sum_values(self.entries.offsets, values[self.entries.order])
+            return native.sum_values(self.entries.offsets, values.index_select(0, self.entries.order))
         if values.device.type == "cpu":
             return torch.bincount(self.code.latents, values, minlength=self.code.d_sae).to(values.dtype)  # of none: int
         return torch.segment_reduce(values[self.entries.order], "sum", offsets=self.entries.offsets)
@@ -301,6 +301,7 @@ class _SquaredErrors(torch.autograd.Function):
         ctx.by_latent, ctx.n_target = by_latent, len(target)
         ctx.save_for_backward(values, found.error, found.inner)
         ctx.mark_non_differentiable(found.x_hat)
+        ctx.set_materialize_grads(False)  # else zeros as large as x_hat are made to say that it has none
         return found.squares, found.x_hat
 
     @staticmethod
@@ -309,7 +310,7 @@ class _SquaredErrors(torch.autograd.Function):
         twice = 2.0 * grad_outputs[0]
         values, error, inner = ctx.saved_tensors
         needs_values, needs_W_dec, needs_b_dec, _, _ = ctx.needs_input_grad
-        of_entry = twice[ctx.by_latent.code.tokens]
+        of_entry = twice.index_select(0, ctx.by_latent.code.tokens)
         d_values = inner * of_entry if needs_values else None
         d_W_dec = ctx.by_latent.gather(values * of_entry, error) if needs_W_dec else None
         d_b_dec = twice[: ctx.n_target] @ error[: ctx.n_target] if needs_b_dec else None

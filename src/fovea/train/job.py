@@ -143,7 +143,8 @@ class Job:
 
         def scaled(values: Tensor, scale: float) -> Tensor:
             own = values if chosen is None else values[chosen]
-            return own.to(self.device) * scale
+            own = own.to(self.device)
+            return own if scale == 1.0 else own * scale
 
         x, target = scaled(batch.x, spec.scale_in), spec.method.target(batch)
         rebuilds_x = target is batch.x and spec.scale_out == spec.scale_in
