@@ -306,8 +306,10 @@ class _SquaredErrors(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        twice = 2.0 * grad_outputs[0]
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        of_squares, _ = grad_outputs
+        assert of_squares is not None, "what is differentiated"
+        twice = 2.0 * of_squares
         values, error, inner = ctx.saved_tensors
         needs_values, needs_W_dec, needs_b_dec, _, _ = ctx.needs_input_grad
         of_entry = twice.index_select(0, ctx.by_latent.code.tokens)
