@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fovea.sae.native_build import library
+
+_floats = partial(torch.empty, dtype=torch.float32, device="cpu")
+_places = partial(torch.empty, dtype=torch.int64, device="cpu")
+"Whatever the default device is: kernels write to memory."
 
 _off = ContextVar("_off", default=False)
 
@@ -67,10 +72,10 @@ class TopSlots:
 
     def __init__(self, n_rows: int, k: int) -> None:
         self.k, self.n_taken = k, 0
-        self.latents = torch.empty(n_rows, k, dtype=torch.int64)
-        self.values = torch.empty(n_rows, k)
-        self.counts = torch.empty(n_rows, dtype=torch.int64)
-        self.scratch = torch.empty(torch.get_num_threads(), 2, 4 * k + 128, dtype=torch.int32)
+        self.latents = _places(n_rows, k)
+        self.values = _floats(n_rows, k)
+        self.counts = _places(n_rows)
+        self.scratch = torch.empty(torch.get_num_threads(), 2, 4 * k + 128, dtype=torch.int32, device="cpu")
 
     def take(self, pre: Float[Tensor, "rows columns"]) -> None:
         """Choose from the next rows. Equal values: the first column."""
@@ -90,7 +95,7 @@ class TopSlots:
 def above(pre: Float[Tensor, "rows columns"], floor: Float[Tensor, "*columns"], *, first_token: int) -> Entries:
     """Every value above `floor`, one for all columns or one each."""
     pre, floor, threads = pre.contiguous(), floor.contiguous(), torch.get_num_threads()
-    counts = torch.empty(len(pre), dtype=torch.int64)
+    counts = _places(len(pre))
     _call("count_above", pre, *pre.shape, floor, int(floor.dim() > 0), counts, threads)
     found = _entries(len(pre), int(counts.sum()))
     torch.cumsum(counts, 0, out=found.offsets[1:])
@@ -108,14 +113,14 @@ def keep_largest(
 
 def by_latent(latents: Int[Tensor, " entries"], tokens: Int[Tensor, " entries"], *, d_sae: int) -> Order:
     """Entries in the order of their latents, those of one in the order that they had."""
-    found = Order(torch.empty(d_sae + 1, dtype=torch.int64), torch.empty_like(latents), torch.empty_like(latents))
+    found = Order(_places(d_sae + 1), torch.empty_like(latents), torch.empty_like(latents))
     _call("by_latent", latents.contiguous(), tokens.contiguous(), len(latents), d_sae, *found)
     return found
 
 
 def sum_values(offsets: Int[Tensor, " groups_plus_1"], values: Float[Tensor, " entries"]) -> Float[Tensor, " groups"]:
     """Per group, the sum of its values."""
-    out = torch.empty(len(offsets) - 1)
+    out = _floats(len(offsets) - 1)
     _call("sum_values", offsets.contiguous(), values.contiguous(), len(out), out)
     return out
 
@@ -130,7 +135,7 @@ def sum_rows(
     """Per group g, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index."""
     offsets, indices, values, rows = (each.contiguous() for each in (offsets, indices, values, rows))
     n_groups, width = len(offsets) - 1, rows.shape[1]
-    out = torch.empty(n_groups, width)
+    out = _floats(n_groups, width)
     _call("sum_rows", offsets, indices, values, n_groups, rows, width, out, torch.get_num_threads())
     return out
 
@@ -144,7 +149,7 @@ def sampled_product(
 ) -> Float[Tensor, " entries"]:
     """Per entry, the inner product of its token's row of `left` and the row at index."""
     offsets, indices, left, rows = (each.contiguous() for each in (offsets, indices, left, rows))
-    out = torch.empty(len(indices))
+    out = _floats(len(indices))
     _call("sampled_product", offsets, indices, *left.shape[:1], left, rows, left.shape[1], out, torch.get_num_threads())
     return out
 
@@ -163,7 +168,7 @@ def rebuild(
     offsets, _, latents, values = (each.contiguous() for each in entries)
     rows, bias, target, threads = rows.contiguous(), bias.contiguous(), target.contiguous(), torch.get_num_threads()
     n, (n_tokens, width) = len(offsets) - 1, target.shape
-    found = Errors(torch.empty(n_tokens, width), torch.empty(n, width), torch.empty(n), torch.empty(len(values)))
+    found = Errors(_floats(n_tokens, width), _floats(n, width), _floats(n), _floats(len(values)))
 
     def run(first: int, *how: Tensor | int | float | None) -> None:
         where = (found.error[first:], found.squares[first:], found.inner)
@@ -220,9 +225,9 @@ class _Gates(torch.autograd.Function):
 
 
 def _entries(n_rows: int, n: int) -> Entries:
-    offsets, tokens, latents = (torch.empty(size, dtype=torch.int64) for size in (n_rows + 1, n, n))
+    offsets, tokens, latents = (_places(size) for size in (n_rows + 1, n, n))
     offsets[0] = 0
-    return Entries(offsets, tokens, latents, torch.empty(n))
+    return Entries(offsets, tokens, latents, _floats(n))
 
 
 def _call(name: str, *arguments: Tensor | int | float | None) -> None:
@@ -235,6 +240,7 @@ def _call(name: str, *arguments: Tensor | int | float | None) -> None:
 def _in_c(argument: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(argument, Tensor):
         assert argument.is_contiguous(), "kernels read dense memory"
+        assert argument.device.type == "cpu", f"kernels read the processor's memory, not that of {argument.device}"
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, int):
         return ctypes.c_int64(argument)
