@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor
 from fovea.data.precision import Precision, bytes_per_value, dtype_of, fvu, pack, unpack
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import PackedTokens, TokenBatch
-from fovea.errors import ConfigError, CorpusError
+from fovea.errors import ConfigError, CorpusError, RunError
+from fovea.foreign import Refusal, damage, read_object
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
 from fovea.profile import span
+
+_ANEW = Refusal(RunError, "delete the folder calibration and resume the run: it is measured again")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,25 @@ class TokenFilter:
     def from_dict(cls, value: dict[str, Any]) -> "TokenFilter":
         """The filter that `to_dict` wrote."""
         return cls(frozenset(value["special_ids"]), value["skip_first"], value["max_norm"])
+
+    @classmethod
+    def read(cls, path: Path, run: Path) -> "TokenFilter":
+        """The filter that the run in folder `run` measured and wrote to `path`.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        with damage(path, _ANEW):
+            stored = read_object(path, run, _ANEW)["filter"]
+            for number in (*stored["special_ids"], stored["skip_first"]):
+                if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
+                    raise ValueError(f"{number!r:.100} is no id and no position")
+            if isinstance(stored["max_norm"], bool):
+                raise ValueError("max_norm is no number")
+            try:
+                return cls.from_dict(stored)
+            except ConfigError as error:
+                raise RunError(f"{path} is damaged ({error}); {_ANEW.again}") from None
 
 
 class Chunk(NamedTuple):

@@ -10,8 +10,8 @@ A memo never decides a value: rounding, where it is wanted, is part of what a ch
 """
 
 import hashlib
-import json
 import logging
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,10 +23,12 @@ from torch import Tensor
 from fovea.atomic import write_json
 from fovea.data.precision import Precision
 from fovea.errors import RunError
+from fovea.foreign import Refusal, is_there, read_object
 from fovea.tensorfile import write_tensors
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
+_AGAIN = Refusal(RunError, "delete the folder: it will be made again")
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 
@@ -61,7 +63,7 @@ class ChunkStore:
         self._closed = False
         self._room = room or self._own_room
         self._open(is_own=room is None)
-        self.n_bytes = sum(path.stat().st_size for path in folder.glob("chunk-*.safetensors"))
+        self.n_bytes = sum(path.lstat().st_size for path in folder.glob("chunk-*.safetensors"))
 
     @property
     def n_kept(self) -> int:
@@ -76,12 +78,14 @@ class ChunkStore:
         """The tensors of a chunk as they were put; None if it is not kept or the file is damaged (logged, removed)."""
         path = self._path(index)
         try:
+            if not is_there(path, self.folder, _AGAIN):
+                return None
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, RunError) as error:
             return self._discard(path, str(error))
         if metadata.get("sha256") != _digest(tensors) or metadata.get("key") != self.key:
             return self._discard(path, "its checksum is wrong")
@@ -133,10 +137,7 @@ class ChunkStore:
             if any(item for item in self.folder.iterdir() if not item.name.startswith(".")):
                 raise RunError(f"{self.folder} holds something else, not activations; choose an empty or new folder")
             write_json(path, wanted)
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}); delete {self.folder}: it will be made again") from None
+        found = read_object(path, self.folder, _AGAIN)
         if found != wanted:
             raise RunError(
                 f"{self.folder} holds activations of another corpus, lm, hook point, filter or dtype: {found}, "
@@ -151,8 +152,8 @@ class ChunkStore:
 
     def _discard(self, path: Path, reason: str) -> None:
         logger.warning("%s is damaged (%s): it is removed and computed again", path, reason)
-        if path.exists():
-            self.n_bytes -= path.stat().st_size
+        if os.path.lexists(path):
+            self.n_bytes -= path.lstat().st_size
         path.unlink(missing_ok=True)
 
     def _close(self, reason: str) -> None:

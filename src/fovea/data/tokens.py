@@ -31,10 +31,12 @@ from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
 from fovea.data.tokenizer import PlainTokenizer, pieces_of
 from fovea.errors import ConfigError, CorpusError, RunError
+from fovea.foreign import Refusal, damage, is_there, read_object
 from fovea.lm.model import LM
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
+_DELETE = Refusal(RunError, "give the folder of a tokenised corpus, or delete it and run again to make it anew")
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_PIECES = 1024
 
@@ -99,6 +101,9 @@ class PackedTokens:
         self.fingerprint: str = counts["fingerprint"]
         self._files = SplitFiles.of(folder, split)
         shape = (self.n_contexts, self.context_size)
+        for number in (*shape, self.n_tokens, self.n_document_tokens, self.n_documents):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**48:
+                raise RunError(f"{folder / 'manifest.json'} is damaged ({number!r:.100} is no count); {_DELETE.again}")
         self._tokens, self._documents = (
             _mapped(self._files.tokens, "<u4", shape),
             _mapped(self._files.documents, "<i4", shape),
@@ -188,17 +193,19 @@ def open_tokens(folder: Path) -> TokenisedCorpus:
         RunError: the folder is not a tokenised corpus, or a file is missing or damaged.
     """
     manifest = read_manifest(folder)
-    for split in SPLITS:
-        try:
-            found = SplitFiles.of(folder, split).sha256()
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} is missing; delete {folder} and run again to make it anew") from None
-        for name, digest in manifest["splits"][split]["sha256"].items():
-            if found[name] != digest:
-                raise RunError(
-                    f"{folder / name} is damaged: its SHA-256 is {found[name]}, not {digest}; delete {folder}"
-                )
-    return TokenisedCorpus(PackedTokens(folder, "train"), PackedTokens(folder, "heldout"), manifest)
+    with damage(folder, _DELETE):
+        for split in SPLITS:
+            files = SplitFiles.of(folder, split)
+            for path in files:
+                if not is_there(path, folder, _DELETE):
+                    raise RunError(f"{path} is missing; delete {folder} and run again to make it anew")
+            found = files.sha256()
+            for name, digest in manifest["splits"][split]["sha256"].items():
+                if found[name] != digest:
+                    raise RunError(
+                        f"{folder / name} is damaged: its SHA-256 is {found[name]}, not {digest}; delete {folder}"
+                    )
+        return TokenisedCorpus(PackedTokens(folder, "train"), PackedTokens(folder, "heldout"), manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -208,12 +215,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: there is none, it is damaged, or another version wrote it.
     """
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise RunError(
-            f"{path} can not be read ({error}); give the folder of a tokenised corpus, or delete it"
-        ) from None
+    manifest = read_object(path, folder, _DELETE)
     if manifest.get("format") != _FORMAT:
         raise RunError(f"{path} has format {manifest.get('format')!r}, this version reads {_FORMAT}; delete the folder")
     return manifest

@@ -9,15 +9,18 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.errors import SAEError
+from fovea.errors import RunError, SAEError
+from fovea.foreign import Refusal, damage, regular
 from fovea.ranks import ALONE, Ranks, union
 from fovea.tensorfile import write_tensors
 
 _ROWS = 4096
 "Rows encoded at once; bounds memory to _ROWS x d_sae latents."
+_AGAIN = Refusal(RunError, "delete it: the firing is counted again")
 
 
 @runtime_checkable
@@ -99,12 +102,21 @@ def save_counts(path: Path, counts: Mapping[str, FiringCounts]) -> None:
 
 
 def load_counts(path: Path) -> dict[str, FiringCounts]:
-    """What `save_counts` wrote."""
-    tensors = load_file(path)
-    names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
-    return {
-        name: FiringCounts(tensors[f"{name}.counts"], *tensors[f"{name}.totals"].tolist()) for name in sorted(names)
-    }
+    """What `save_counts` wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    with damage(path, _AGAIN, SafetensorError):
+        tensors = load_file(regular(path, path.parent, _AGAIN))
+        names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
+        for name in names:
+            counts, totals = tensors[f"{name}.counts"], tensors[f"{name}.totals"]
+            if counts.ndim != 1 or totals.shape != (2,) or {counts.dtype, totals.dtype} != {torch.int64}:
+                raise ValueError(f"counts of {name!r:.100} are no counts")
+        return {
+            name: FiringCounts(tensors[f"{name}.counts"], *tensors[f"{name}.totals"].tolist()) for name in sorted(names)
+        }
 
 
 def density_bound(n_tokens: int, *, confidence: float = 0.95) -> float | None:

@@ -19,11 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fovea.errors import RunError
+from fovea.foreign import Refusal, regular
 from fovea.ranks import ALONE, Ranks
 from fovea.tensorfile import write_tensors
 
 _LOG = logging.getLogger("fovea")
 _FORMAT = "fovea-sums-1"
+_AGAIN = Refusal(RunError, "delete it: that part is evaluated again")
 
 
 class CorpusSums(NamedTuple):
@@ -153,7 +155,14 @@ def load_sums(path: Path, *, key: str) -> Sums:
         RunError: the file holds the sums of another evaluation.
         SafetensorError: the file is damaged.
     """
-    with safe_open(path, framework="pt") as file:
+    try:
+        return _load(path, key)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SafetensorError(f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _load(path: Path, key: str) -> Sums:
+    with safe_open(regular(path, path.parent, _AGAIN), framework="pt") as file:
         about = json.loads((file.metadata() or {}).get("about", "{}"))
         if about.get("format") != _FORMAT or about.get("key") != key:
             raise RunError(
@@ -166,6 +175,10 @@ def load_sums(path: Path, *, key: str) -> Sums:
         for index, name in enumerate(about["candidates"])
     }
     corpus = CorpusSums(*(tensors[f"corpus.{field}"] for field in CorpusSums._fields))
+    n = tensors["documents"].shape
+    parts = [*corpus, *(values for found in candidates.values() for values in found)]
+    if len(n) != 1 or any(values.shape[:1] != n or values.dtype != torch.float64 for values in parts):
+        raise ValueError("its sums are not one of each document")
     return Sums(tensors["documents"], corpus, candidates)
 
 

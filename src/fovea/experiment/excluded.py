@@ -1,16 +1,17 @@
 """What a run left out and why: documents, tails of tokens, special and massive tokens."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from fovea.data.tokens import TokenisedCorpus
+from fovea.experiment.calibration import ANEW
 from fovea.experiment.folder import RunFolder
+from fovea.foreign import read_object
 
 
 def count_excluded(run: RunFolder, corpora: Mapping[str, TokenisedCorpus]) -> dict[str, Any]:
     """Counts by corpus, and the token filter in words."""
-    measured = json.loads((run.calibration / "filter.json").read_text())
+    measured = read_object(run.calibration / "filter.json", run.path, ANEW)
     keep = measured["filter"]
     found: dict[str, Any] = {
         "token filter": {

@@ -6,10 +6,10 @@ saes/JOB [+ general] --(--stack: one exact SAE)--> OUT, layout of the library --
 from pathlib import Path
 
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.errors import ConfigError, RunError
+from fovea.experiment.calibration import read_calibration
 from fovea.experiment.config import JobConfig
 from fovea.experiment.fit import jobs_of
 from fovea.experiment.folder import RunFolder
@@ -34,7 +34,7 @@ def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", st
     run = RunFolder(folder)
     domain = _find(run, job)[0]
     loaded = read_sae(run.saes / job)
-    probe = load_file(run.calibration / f"{domain}.safetensors")["rows"][:4096]
+    probe = read_calibration(run, domain).rows[:4096]
     if stack:
         return _export_stack(run, job, out, layout=layout, probe_x=probe)
     check = write_sae(loaded.sae, out, layout=layout, metadata=loaded.metadata, probe_x=probe)

@@ -3,14 +3,12 @@
 references --> lm, g --(do they fit?)--> tokens of D and of general text --> filter --> mean and scale of x on D
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fovea.atomic import write_json
@@ -22,10 +20,19 @@ from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
+from fovea.experiment.calibration import (
+    ANEW,
+    Calibration,
+    calibration_file,
+    read_batch_size,
+    read_calibration,
+    read_filter,
+)
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
 from fovea.experiment.sharing import local_device
+from fovea.foreign import read_object
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
 from fovea.lm.memory import keep_freed_memory
@@ -57,13 +64,6 @@ class Material(NamedTuple):
     corpus: TokenisedCorpus
     train: ActivationChunks
     heldout: ActivationChunks
-
-
-class Calibration(NamedTuple):
-    """Statistics of x on the training split of a corpus, fixed before the first step."""
-
-    rows: Float[Tensor, "tokens d_in"]
-    input: InputScale
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
@@ -142,12 +142,12 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, 
     """
     path = run.calibration / "filter.json"
     if path.exists():
-        return TokenFilter.from_dict(json.loads(path.read_text())["filter"])
+        return read_filter(run)
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
     rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
     median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
-    _write_calibration(_calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
+    _write_calibration(calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
     write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
@@ -225,10 +225,10 @@ def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subjec
             found = fastest_batch(subject.lm, subject.hook_point, packed, largest=config.text.contexts_per_chunk)
             write_json(path if known is None else known, found)
         if known is not None:
-            write_json(path, json.loads(known.read_text()))
-    found = json.loads(path.read_text())
-    log.info("the lm sees %d contexts at once (%s)", found["contexts_per_batch"], path)
-    return int(found["contexts_per_batch"])
+            write_json(path, read_object(known, known.parent, ANEW))
+    n_contexts = read_batch_size(run)
+    log.info("the lm sees %d contexts at once (%s)", n_contexts, path)
+    return n_contexts
 
 
 def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> dict[int, ActivationChunks]:
@@ -256,16 +256,11 @@ def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
     """Mean and scale of x on rows from all over a split, measured once per run and stored."""
-    path = _calibration_file(run, chunks.packed.name)
+    path = calibration_file(run, chunks.packed.name)
     if not path.exists():
         rows = _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter)
         _write_calibration(path, rows)
-    stored = load_file(path)
-    return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
-
-
-def _calibration_file(run: RunFolder, name: str) -> Path:
-    return run.calibration / f"{name}.safetensors"
+    return read_calibration(run, chunks.packed.name)
 
 
 def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: TokenFilter) -> Tensor:

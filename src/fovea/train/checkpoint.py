@@ -18,9 +18,12 @@ from torch import Tensor
 
 from fovea.atomic import new_folder, write_json
 from fovea.errors import RunError
+from fovea.foreign import Refusal, damage, read_object, regular
 from fovea.tensorfile import write_tensors
 from fovea.train.job import Job, Stopped
 from fovea.train.stream import Source, Stream
+
+_DELETE = Refusal(RunError, "delete it to train from the start")
 
 
 def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Source) -> Path:
@@ -62,12 +65,10 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
     Raises:
         RunError: the checkpoint is damaged or belongs to other jobs or another number of shards.
     """
-    try:
-        plain = json.loads((path / "state.json").read_text())
-        tensors = load_file(path / "tensors.safetensors")
+    with damage(path, _DELETE, SafetensorError):
+        plain = _checked(read_object(path / "state.json", path, _DELETE))
+        tensors = load_file(regular(path / "tensors.safetensors", path, _DELETE))
         shards = {number: _read_shard(_shard(path, number)) for number in stream.own if number < plain["n_shards"]}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RunError(f"checkpoint {path.name} is damaged ({error}); delete it to train from the start") from None
     names = [job.spec.name for job in jobs]
     if plain["jobs"] != names:
         raise RunError(f"checkpoint {path.name} holds jobs {plain['jobs']}, not {names}; use another folder")
@@ -76,13 +77,24 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
             f"checkpoint {path.name} was written with train.shards = {plain['n_shards']}, not {stream.n_shards}; "
             "restore that setting, or delete the checkpoint to train from the start"
         )
-    for job in jobs:
-        job.load_state_dict(_under(f"{job.spec.name}/", tensors))
-        stopped = plain.get("stopped", {}).get(job.spec.name)
-        job.stopped = None if stopped is None else Stopped(**stopped)
-    for number, shard in stream.own.items():
-        shard.load_state_dict(shards[number])
-    return int(plain["step"])
+    with damage(path, _DELETE):
+        for job in jobs:
+            job.load_state_dict(_under(f"{job.spec.name}/", tensors))
+            stopped = plain.get("stopped", {}).get(job.spec.name)
+            job.stopped = None if stopped is None else Stopped(**stopped)
+        for number, shard in stream.own.items():
+            shard.load_state_dict(shards[number])
+    return plain["step"]
+
+
+def _checked(plain: dict[str, Any]) -> dict[str, Any]:
+    """`plain`, if its numbers are such."""
+    if not isinstance(plain["jobs"], list) or not isinstance(plain.get("stopped", {}), dict):
+        raise TypeError("jobs are no list")
+    for name in ("step", "n_shards"):
+        if not isinstance(plain[name], int) or isinstance(plain[name], bool) or plain[name] < 0:
+            raise ValueError(f"{name} = {plain[name]!r:.100}")
+    return plain
 
 
 def _waiting(folder: Path, number: int) -> Path:
@@ -102,7 +114,7 @@ def _write_shard(path: Path, shard: Stream) -> None:
 
 
 def _read_shard(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular(path, path.parent, _DELETE), framework="pt") as file:
         counts: dict[str, Any] = json.loads((file.metadata() or {})["counts"])
         return counts | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
