@@ -86,10 +86,6 @@ def run(options: argparse.Namespace, part: int) -> dict[str, object]:
         place.mkdir()
         os.environ["HOME"] = tempfile.tempdir = str(place)
         bench = Bench(readers, place, outside)
-        for seeds in bench.seeds.values():
-            for files in seeds.values():
-                for name, data in files.items():
-                    (outside / name.rpartition("/")[2]).write_bytes(data)
         for reader in readers:
             for seed in bench.seeds[reader.name]:
                 bench.outcome(Case(reader, seed, {}))

@@ -45,6 +45,8 @@ class Bench:
             self.seeds[reader.name] = reader.seeds(made)
             for seed, files in self.seeds[reader.name].items():
                 self._write_all(self.folder(reader, seed), files)
+                for name, data in files.items():
+                    (outside / name.rpartition("/")[2]).write_bytes(data)
         self._shares = [reader.share for reader in readers]
 
     def folder(self, reader: Reader, seed: str) -> Path:
