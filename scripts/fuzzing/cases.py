@@ -117,7 +117,7 @@ def packed(case: Case, outcome: str) -> str:
     for name, content in case.changed.items():
         match content:
             case Link(target):
-                shown[name] = {"link": target.rpartition("/")[2]}
+                shown[name] = {"link": f"@{target.rpartition('/')[2]}" if target.startswith("/") else target}
             case Pipe():
                 shown[name] = {"pipe": True}
             case bytes():
@@ -135,7 +135,7 @@ def unpacked(line: str, readers: tuple[Reader, ...], outside: Path) -> tuple[Cas
     for name, content in told["changed"].items():
         match content:
             case {"link": target}:
-                changed[name] = Link(target if target in (".", name) else f"{outside}/{target}")
+                changed[name] = Link(f"{outside}/{target[1:]}" if target.startswith("@") else target)
             case {"pipe": _}:
                 changed[name] = Pipe()
             case str():
