@@ -1,6 +1,6 @@
 """Two ranks of one thread each against one rank of one thread, on the bundled lm: the same experiment, in alternation.
 
-    python benchmarks/ranks.py --alternations 5 --steps 24
+    python benchmarks/ranks.py --alternations 5 --steps 24 --out benchmarks/results/ranks.json
 
 Both read the same shards, so both end in the same weights (compared here too). Timed: from the first step's end to the
 last step's, with the lm in the steps (nothing is kept on disk); loading and tokenising are left out. Target: 1.6.
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--alternations", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24, help="Steps of 2,048 activations; the first is not timed.")
     parser.add_argument("--corpus", default="bundled:biology", help="Reference of the domain corpus.")
+    parser.add_argument("--out", type=Path, help="Write the result here, as benchmarks/render.py reads it.")
     parser.add_argument("--worker", nargs=2, type=Path, metavar=("EXPERIMENT", "OUT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -143,20 +144,33 @@ def main() -> None:
                 used[n_ranks].append(processor)
                 print(f"{turn} {n_ranks} rank(s): {wall:.2f} s, {processor:.2f} s of processor each", flush=True)
         ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-        print(
-            json.dumps(
-                {
-                    "seconds_one": statistics.median(seconds[1]),
-                    "seconds_two": statistics.median(seconds[2]),
-                    "processor_ratio": statistics.median(used[1]) / statistics.median(used[2]),
-                    "ratio_median": statistics.median(ratios),
-                    "ratios": [round(ratio, 3) for ratio in ratios],
-                    "tokens_per_s_two": (given.steps - 1) * size / statistics.median(seconds[2]),
-                    "largest_weight_difference": largest_difference(folder),
-                },
-                indent=2,
-            )
-        )
+        numbers = {
+            "seconds_one": statistics.median(seconds[1]),
+            "seconds_two": statistics.median(seconds[2]),
+            "processor_ratio": statistics.median(used[1]) / statistics.median(used[2]),
+            "ratio_median": statistics.median(ratios),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+            "tokens_per_s_two": (given.steps - 1) * size / statistics.median(seconds[2]),
+            "largest_weight_difference": largest_difference(folder),
+        }
+        print(json.dumps(numbers, indent=2))
+        if given.out is not None:
+            given.out.write_text(json.dumps(as_result(numbers, given), indent=2) + "\n")
+
+
+def as_result(numbers: dict[str, object], given: argparse.Namespace) -> dict[str, object]:
+    """The numbers as a file of `fovea bench` holds them."""
+    from fovea.bench.machine import EMULATED, describe_machine, has_bf16
+
+    what = "two ranks of one thread against one"
+    return {
+        "command": f"python benchmarks/ranks.py --alternations {given.alternations} --steps {given.steps}",
+        "machine": describe_machine(),
+        "bf16": "measured" if has_bf16() else EMULATED,
+        "peers": {},
+        "config": {"alternations": given.alternations, "steps": given.steps, "corpus": given.corpus},
+        "benchmarks": {"ranks": {"what": what, "groups": [], "numbers": numbers}},
+    }
 
 
 if __name__ == "__main__":

@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src")]
+
+from fovea.bench.summary import together  # noqa: E402
+
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = re.compile(r"<!-- results: ([a-z0-9]+) -->\n.*?<!-- end -->", re.DOTALL)
 HEADER = (
-    "| | tokens/s | us/token | spread | CPU us/token | times as long as fovea | of the fp32 matmul peak | peak MiB |"
+    "| | tokens/s | us/token | spread | CPU us/token | times as long as fovea | of the fp32 matmul peak | "
+    "of the encoder product's speed | peak MiB |"
 )
 
 
@@ -47,6 +52,8 @@ def section(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """What stands between the marks of one benchmark."""
     if name == "machines":
         return machines(found)
+    if name == "together":
+        return all_in_all(found)
     if name not in found:
         return "Not measured yet.\n"
     return "\n".join(one(result) for result in found[name])
@@ -73,22 +80,60 @@ def one(result: dict[str, Any]) -> str:
     for group in result["benchmark"]["groups"]:
         n_rounds = max((len(row.get("rounds", ())) for row in group["rows"]), default=0)
         parts.append(f"**{group['title']}** (medians of {n_rounds} rounds)\n")
-        lines = [HEADER, "|---|---:|---:|---:|---:|---:|---:|---:|", *(row_of(row) for row in group["rows"])]
+        lines = [
+            HEADER,
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+            *(row_of(row, n_rounds) for row in group["rows"]),
+        ]
         parts.append("\n".join(lines) + "\n")
-    numbers = lines_of(result["benchmark"].get("numbers", {}))
+    numbers = dict(result["benchmark"].get("numbers", {}))
+    if stages := numbers.pop("stages", None):
+        parts.append(roofline_table(stages))
+    numbers = lines_of(numbers)
     return "\n".join(parts) + (f"\n{numbers}" if numbers else "")
 
 
-def row_of(row: dict[str, Any]) -> str:
-    """One row as markdown."""
+def roofline_table(stages: dict[str, dict[str, Any]]) -> str:
+    """Each stage against its limit, and where its time goes."""
+    kinds = sorted({kind for stage in stages.values() for kind in stage["share_of_time"]})
+    lines = [
+        f"| | FLOPs a byte | limit, GFLOP/s | reached | of the limit | {' | '.join(f'time: {k}' for k in kinds)} |",
+        f"|---|{'---:|' * (4 + len(kinds))}",
+    ]
+    for name, stage in stages.items():
+        shares = " | ".join(f"{stage['share_of_time'].get(kind, 0.0):.0%}" for kind in kinds)
+        lines.append(
+            f"| {name} | {stage['flops_per_byte']:,.0f} | {stage['limit_gflops']:,.0f} | {stage['gflops']:,.0f} | "
+            f"{stage['share_of_limit']:.0%} | {shares} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def all_in_all(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Training and evaluation together, from the results of both on one machine; the newest of each."""
+    if not ("e2e" in found and "eval" in found):
+        return "Not measured yet.\n"
+    trained, evaluated = found["e2e"][-1], found["eval"][-1]
+    about = [each["benchmark"]["groups"][0]["about"] for each in (trained, evaluated)]
+    numbers = together(trained["benchmark"], evaluated["benchmark"])
+    first = f"{about[0]['train_tokens']:,} tokens an SAE in training, {about[1]['tokens']:,} in evaluation:\n\n"
+    return (first + lines_of(numbers)) if numbers else "Not measured yet.\n"
+
+
+def row_of(row: dict[str, Any], n_rounds: int) -> str:
+    """One row as markdown; it says its rounds where they are fewer than the table's."""
     if "us_per_token" not in row:
-        return f"| {row['variant']} | failed: {row.get('error', 'not run')} | | | | | | |"
-    if row["times_ours"] is None:  # a product of matrices
-        return f"| {row['variant']} | {row['gflops']:,.0f} GFLOP/s | | {row['spread']:.0%} | | | 1.00 | |"
+        return f"| {row['variant']} | failed: {row.get('error', 'not run')} | | | | | | | |"
+    if row["variant"].startswith("matmul peak"):
+        return f"| {row['variant']} | {row['gflops']:,.0f} GFLOP/s | | {row['spread']:.0%} | | | 1.00 | | |"
+    times = "" if row["times_ours"] is None else f"{row['times_ours']:.2f}"
     fraction = "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}"
+    of_limit = "" if row.get("fraction_of_limit") is None else f"{row['fraction_of_limit']:.0%}"
+    few = "" if len(row["rounds"]) == n_rounds else f" ({len(row['rounds'])} of the rounds)"
     return (
-        f"| {row['variant']} | {row['tokens_per_second']:,.0f} | {row['us_per_token']:,.1f} | {row['spread']:.0%} | "
-        f"{row['cpu_us_per_token']:,.1f} | {row['times_ours']:.2f} | {fraction} | {row['peak_rss_mib']:,.0f} |"
+        f"| {row['variant']}{few} | {row['tokens_per_second']:,.0f} | {row['us_per_token']:,.1f} | "
+        f"{row['spread']:.0%} | {row['cpu_us_per_token']:,.1f} | {times} | {fraction} | {of_limit} | "
+        f"{row['peak_rss_mib']:,.0f} |"
     )
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.network import refuse
+
+refuse()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -33,6 +36,7 @@ _BROWSER_ARGUMENTS = [
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _NO_CHROMIUM = "no Chromium found: on Debian or Ubuntu `apt install chromium`, or set FOVEA_CHROMIUM to one"
 _NO_SAE_LENS = "sae_lens is not installed: `.venv/bin/pip install -c constraints.txt -e .[saelens]`"
+_NO_PEER = "{} is not installed: `.venv/bin/python examples/run_all.py --only {}` runs it in an environment of its own"
 _PEERS = {
     "saelens": ("sae_lens", _NO_SAE_LENS),
     "sparsify": ("sparsify", "sparsify is not installed: `.venv/bin/pip install eai-sparsify==1.3.3`"),
@@ -40,6 +44,19 @@ _PEERS = {
         "dictionary_learning",
         "dictionary_learning is not installed: `.venv/bin/pip install dictionary-learning==0.1.0`",
     ),
+    "saedashboard": (
+        "sae_dashboard",
+        "sae_dashboard is not installed: `.venv/bin/pip install --no-deps sae-dashboard==0.8.0`",
+    ),
+    "neuronpedia": (
+        "neuronpedia",
+        "neuronpedia is not installed: `.venv/bin/pip install neuronpedia==1.2.1`",
+    ),
+    "nnsight": ("nnsight", _NO_PEER.format("nnsight", "nnsight_patch")),
+    "sae_bench": ("sae_bench", _NO_PEER.format("sae_bench", "saebench_core")),
+    "sae_probes": ("sae_probes", _NO_PEER.format("sae_probes", "sae_probes_task")),
+    "sae_dashboard": ("sae_dashboard", _NO_PEER.format("sae_dashboard", "sae_dashboard_page")),
+    "delphi": ("delphi", _NO_PEER.format("delphi", "delphi_cache")),
 }
 "Marker -> the module of a library to compare with, and how to get it."
 

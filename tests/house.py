@@ -27,8 +27,8 @@ LAYERS = (
     ("experiment",),
     ("bench",),
     ("app",),
-    ("api",),
-    ("cli",),
+    ("api", "saelens"),
+    ("cli", "guarded", "handover"),
     ("__main__",),
 )
 "Left to right: a module imports from its own layer and from layers before it (STYLE B2)."

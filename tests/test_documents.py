@@ -2,16 +2,19 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from runpy import run_path
 
 import pytest
 
+from tests.api import interface
 from tests.flags import command_flags
 from tests.house import ROOT, SRC, documents, fences, kinds, tracked_files, tracked_texts
 
 MAX_FILE_BYTES = 26 * 10**6
 GOLDEN_FLAGS = ROOT / "tests" / "golden" / "flags.json"
+GOLDEN_API = ROOT / "tests" / "golden" / "api.json"
 
 PRIVATE = {
     "a machine path": r"(?<![\w.])/(?:work|root|home)/",
@@ -28,6 +31,12 @@ def test_the_flags_are_the_frozen_ones() -> None:
     )
 
 
+def test_the_public_interface_is_the_frozen_one() -> None:
+    assert interface() == json.loads(GOLDEN_API.read_text()), (
+        "the interface of docs/stability.md changed; if that is meant, run `make flags` and say it in CHANGELOG.md"
+    )
+
+
 def test_every_verb_is_documented_and_every_documented_verb_exists() -> None:
     verbs = {name.split()[0] for name in command_flags() if name}
     named = {verb for text in documents().values() for verb in _verbs_named(text)}
@@ -35,11 +44,17 @@ def test_every_verb_is_documented_and_every_documented_verb_exists() -> None:
     assert not named - verbs, f"documents show verbs that do not exist: {named - verbs}"
 
 
-def test_every_documented_flag_exists() -> None:
-    flags = {flag for found in command_flags().values() for flag in found} | {"--help", "--version"}
-    commands = [line for text in documents().values() for line in _commands(text)]
-    named = {flag for command in commands for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", command)}
-    assert not named - flags, f"documents show flags that do not exist: {named - flags}"
+def test_every_documented_flag_belongs_to_its_verb() -> None:
+    known = command_flags()
+    wrong = []
+    for path, text in documents().items():
+        for command in _commands(text):
+            first, second = [*command.split(), ""][1:3]
+            verb = f"{first} {second}" if f"{first} {second}" in known else first
+            named = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", command.partition("#")[0]))
+            unknown = named - set(known.get(verb, [])) - {"--help"}
+            wrong += [f"{path}: `fovea {verb}` has no {flag}" for flag in sorted(unknown)]
+    assert not wrong, "\n".join(wrong)
 
 
 def _commands(text: str) -> list[str]:
@@ -84,6 +99,26 @@ def test_python_in_documents_compiles(path: Path) -> None:
         compile(code, str(path), "exec")
 
 
+def test_the_texts_of_the_tutorial_are_made_and_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    script = next(code for code in fences(page, "python") if code.startswith('"""Writes texts/'))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "texts.py", "exec"), {"__name__": "__main__"})
+    texts = list((tmp_path / "texts").glob("*.txt"))
+    assert len(texts) > 100
+    assert sum(path.stat().st_size for path in texts) > 500_000
+
+
+@pytest.mark.parametrize("path", sorted(documents(), key=str), ids=str)
+def test_experiments_in_documents_are_accepted(path: Path) -> None:
+    from fovea.experiment.config import resolve  # imported here: the other tests of documents need no torch
+
+    for code in fences(documents()[path], "toml"):
+        table = tomllib.loads(code)
+        if "domain" in table:
+            resolve(table, where=str(path))
+
+
 @pytest.mark.parametrize("path", sorted(documents(), key=str), ids=str)
 def test_links_in_documents_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", documents()[path])
@@ -105,6 +140,12 @@ def test_the_metrics_page_says_what_the_definitions_say() -> None:
 def test_the_scale_page_says_what_the_cost_model_says() -> None:
     page = run_path(str(ROOT / "scripts" / "write_scale_page.py"))["page"]()
     assert (ROOT / "docs" / "scale.md").read_text() == page, "run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["cli", "experiment"])
+def test_the_reference_pages_say_what_the_code_says(name: str) -> None:
+    page = run_path(str(ROOT / "scripts" / "write_reference_pages.py"))[f"{name}_page"]()
+    assert (ROOT / "docs" / "reference" / f"{name}.md").read_text() == page, "run `make docs`"
 
 
 def test_every_bundled_corpus_is_in_the_readme_with_its_licence() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripts.fuzzing.all_readers import READERS
@@ -19,11 +20,13 @@ from scripts.fuzzing.cases import Bench, unpacked
 
 from fovea.api import Run
 from fovea.app.notes import Notes
+from fovea.atomic import read_checked_json, write_checked_json
 from fovea.data.activations import TokenFilter
 from fovea.data.corpus import documents
 from fovea.data.store import ChunkStore
 from fovea.errors import (
     ConfigError,
+    DamagedError,
     FoveaError,
     ModelError,
     RunError,
@@ -42,7 +45,7 @@ from fovea.report.latents import read_latents
 from fovea.report.page import page_of
 from fovea.report.rundata import read_run
 from fovea.sae.files import load_sae
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import read_checked, write_checked, write_tensors
 from tests.experiment.tiny import save_lm
 from tests.features.made import make
 from tests.house import ROOT
@@ -95,6 +98,39 @@ def test_json_bombs_are_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(RunError, match=said):
         read_object(tmp_path / "x.json", tmp_path, NO, most=1000 if "x" * 9 in text else 10**6)
+
+
+CHECKED = {
+    "x.json": (lambda path: write_checked_json(path, {"a": 1}), read_checked_json),
+    "x.safetensors": (lambda path: write_checked(path, {"a": torch.ones(2)}), read_checked),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_file_with_a_checksum_is_read_as_a_strangers_file_is(name: str, tmp_path: Path) -> None:
+    write, read = CHECKED[name]
+    run, path = tmp_path / "run", tmp_path / "run" / "sub" / name
+    with pytest.raises(FileNotFoundError):
+        read(path)
+    write(path)
+    whole = read(path)
+    path.rename(run / name)
+    path.symlink_to(run / name)
+    assert str(read(path, within=run)) == str(whole)
+    with pytest.raises(DamagedError, match="outside"):
+        read(path)
+    (run / name).write_bytes((run / name).read_bytes().replace(b'"a"', b'"b"', 1))
+    with pytest.raises(DamagedError, match="its checksum is wrong.*; make it again"):
+        read(path, "make it again", within=run)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedError, match="is not a regular file; make it again"):
+        read(path, "make it again")
+    path.unlink()
+    for nonsense in (b"", b"\xff" * 99, b"[" * 10_000, b'{"sha256": NaN}', b"[1]"):
+        path.write_bytes(nonsense)
+        with pytest.raises(DamagedError, match="; make it again"):
+            read(path, "make it again")
 
 
 def test_what_is_refused_inside_stays_what_it_is(tmp_path: Path) -> None:
@@ -220,8 +256,6 @@ def test_a_filter_that_is_damaged_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_counts_and_chunks_that_are_damaged_are_said(tmp_path: Path) -> None:
-    import torch
-
     write_tensors(tmp_path / "counts.safetensors", {"g.counts": torch.zeros(2), "g.totals": torch.zeros(2)})
     with pytest.raises(RunError, match="are no counts"):
         load_counts(tmp_path / "counts.safetensors")
@@ -307,8 +341,6 @@ def test_a_tokenizer_that_asks_for_its_own_code_runs_nothing(lm: Path) -> None:
     ],
 )
 def test_a_config_that_describes_a_giant_allocates_nothing(changes: dict[str, Any], said: str, lm: Path) -> None:
-    import torch
-
     edited(lm / "config.json", **changes)
     with pytest.raises(ModelError, match=said):
         load_model(locate(str(lm)), "x", dtype=torch.float32, device=torch.device("cpu"))

@@ -3,19 +3,17 @@
 Exit codes: 0 done, 2 the user's mistake (one message), 3 another rank was lost, 130 interrupted; both resumable.
 """
 
-import functools
+import os
 import signal
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fovea.errors import FoveaError, RankError
-
-P = ParamSpec("P")
+from fovea.guarded import guarded
+from fovea.handover import verbs
 
 app = typer.Typer(
     name="fovea",
@@ -39,41 +37,18 @@ Experiment = Annotated[Path, typer.Argument(help="Experiment file (toml).")]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 
 
-def _guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """`command` with the user's mistakes as one message and exit code 2, and interruptions as 130."""
-
-    @functools.wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except RankError as error:
-            _stop(str(error), 3)
-        except FoveaError as error:
-            _stop(str(error), 2)
-        except OSError as error:
-            _stop(
-                f"cannot use {error.filename or 'a file'}: {error.strerror or error}; put that right and run the "
-                "command again, with --resume if it had begun a run",
-                2,
-            )
-        except KeyboardInterrupt:
-            _stop("interrupted; nothing finished is lost: run the same command with --resume to continue", 130)
-
-    return guarded
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"fovea: {message}", markup=False)
-    raise typer.Exit(code)
+_signals: list[int] = []
+"SIGINTs and SIGTERMs that came."
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
+    _signals.append(number)
     raise KeyboardInterrupt
 
 
 @app.command()
-@_guarded
+@guarded
 def demo(
     out: Out = Path("runs/demo"),
     resume: Resume = False,
@@ -90,12 +65,12 @@ def demo(
 
 
 @app.command()
-@_guarded
+@guarded
 def run(
     experiment: Experiment,
     out: Out,
     settings: Settings = None,
-    device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda:0; SAEs are on the CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the lm, like cuda; SAEs follow it.")] = None,
     resume: Resume = False,
     profile: Profiled = False,
 ) -> None:
@@ -111,7 +86,7 @@ def run(
 
 
 @app.command()
-@_guarded
+@guarded
 def general(
     experiment: Experiment,
     out: Out,
@@ -129,7 +104,7 @@ def general(
 
 
 @app.command()
-@_guarded
+@guarded
 def report(folder: Run) -> None:
     """Write report.html and the figures of a finished run again.
 
@@ -141,7 +116,7 @@ def report(folder: Run) -> None:
 
 
 @app.command()
-@_guarded
+@guarded
 def features(
     folder: Run,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of each corpus, in place of the run's.")] = None,
@@ -157,41 +132,30 @@ def features(
 
 
 @app.command()
-@_guarded
+@guarded
 def show(
     sae: Annotated[str, typer.Argument(help="Folder or file, saelens:RELEASE/ID, hf:REPO/PATH or bundled:NAME.")],
+    lm: Annotated[str | None, typer.Option("--lm", help="Try it on this model; needs --text.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="General text to try it on: a corpus reference.")] = None,
+    hook_point: Annotated[str | None, typer.Option(help="Where it reads, if its file does not say.")] = None,
 ) -> None:
-    """Say what an SAE is: architecture, shapes, hook point, conventions.
+    """Say what an SAE is: architecture, shapes, hook point, conventions; with an lm and text, whether it rebuilds x.
 
-    Example: `fovea show bundled:smollm2-135m-l14`
+    Example: `fovea show bundled:smollm2-135m-l14 --lm bundled:smollm2-135m-instruct --text bundled:general`
     """
+    from fovea.experiment.trial import trial_text
     from fovea.sae.show import describe
 
     typer.echo(describe(sae))
+    if lm or text or hook_point:
+        typer.echo(trial_text(sae, lm=lm, text=text, hook_point=hook_point))
+
+
+app.add_typer(verbs)
 
 
 @app.command()
-@_guarded
-def export(
-    folder: Run,
-    job: Annotated[str, typer.Argument(help="Job name, a folder under RUN/saes.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
-    layout: Annotated[
-        str, typer.Option("--format", help="Layout: saelens, sparsify or dictionary_learning.")
-    ] = "saelens",
-    stack: Annotated[bool, typer.Option("--stack", help="Write g and the job as one exact SAE.")] = False,
-) -> None:
-    """Hand one SAE of a run to other tools, verified as it is written.
-
-    Example: `fovea export runs/demo ssae-batch_topk-k16-s0 --stack --out exported`
-    """
-    from fovea.experiment.export import export_job
-
-    typer.echo(export_job(folder, job, out, layout=layout, stack=stack))
-
-
-@app.command()
-@_guarded
+@guarded
 def serve(
     folder: Run,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8642,
@@ -219,7 +183,7 @@ def serve(
 
 
 @app.command()
-@_guarded
+@guarded
 def bench(
     names: Annotated[
         list[str] | None,
@@ -247,7 +211,7 @@ Name = Annotated[str, typer.Argument(help="Name of the study, a folder under RUN
 
 
 @studies.command("new")
-@_guarded
+@guarded
 def new_study(
     folder: Run,
     name: Name,
@@ -274,7 +238,7 @@ def new_study(
 
 
 @studies.command("status")
-@_guarded
+@guarded
 def study_status(folder: Run, name: Name) -> None:
     """Say how far the raters are.
 
@@ -287,7 +251,7 @@ def study_status(folder: Run, name: Name) -> None:
 
 
 @studies.command("unblind")
-@_guarded
+@guarded
 def unblind_study(
     folder: Run,
     name: Name,
@@ -306,7 +270,7 @@ def unblind_study(
 
 
 @studies.command("export")
-@_guarded
+@guarded
 def export_study(
     folder: Run, name: Name, out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")]
 ) -> None:
@@ -321,7 +285,7 @@ def export_study(
 
 
 @studies.command("packet")
-@_guarded
+@guarded
 def make_study_packet(
     folder: Run,
     name: Name,
@@ -341,7 +305,7 @@ def make_study_packet(
 
 
 @studies.command("rate")
-@_guarded
+@guarded
 def rate_study_packet(
     file: Annotated[Path, typer.Argument(help="A packet that was given to you.")],
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8643,
@@ -357,7 +321,7 @@ def rate_study_packet(
 
 
 @studies.command("import")
-@_guarded
+@guarded
 def import_study_packet(
     folder: Run, name: Name, file: Annotated[Path, typer.Argument(help="A packet that came back.")]
 ) -> None:
@@ -374,8 +338,21 @@ def import_study_packet(
 
 def main() -> None:
     """Entry point of the command `fovea`."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    app()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's client is imported, later than this
+    heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _as_interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as stop:
+        if _signals and stop.code == 1:  # one that came between commands, for which click says "Aborted!"
+            sys.exit(130)
+        raise
+    finally:
+        for number in heard:  # another one shall not spoil the exit code
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

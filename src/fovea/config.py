@@ -24,6 +24,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def flat(self) -> dict[str, Any]:
+        """All settings by dotted name, entries of lists by number."""
+        return _flat(self.model_dump(mode="json"), "")
+
 
 def parse(kind: type[ConfigT], table: dict[str, Any], *, where: str) -> ConfigT:
     """`table` as a `kind`.
@@ -72,6 +76,16 @@ def dump_toml(config: Config, **changes: Any) -> str:
     Settings that are None are left out: toml has no null.
     """
     return tomli_w.dumps({**config.model_dump(mode="json", exclude_none=True), **changes})
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict | list) or not value:
+        return {name: value}
+    parts: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Any] = {}
+    for part, inner in parts:
+        found |= _flat(inner, f"{name}.{part}" if name else str(part))
+    return found
 
 
 def _causes(details: list[ErrorDetails]) -> list[ErrorDetails]:

@@ -7,6 +7,7 @@
     |-- ModelError        the lm's architecture or hook point is not supported
     |-- SAEError          weights do not fit the lm, the hook point or themselves
     |-- RunError          a run folder is taken, incomplete or does not belong to this experiment
+    |   `-- DamagedError      a file of a run is not what was written: cut short, changed, or something else there
     |-- RankError         another process of the run failed, was killed or hangs
     |-- StudyError        a blind study cannot be made, or does not allow this step in its state
     |   `-- StudyBusyError    its database is held by another program for now
@@ -43,6 +44,10 @@ class SAEError(FoveaError):
 
 class RunError(FoveaError):
     """A run folder is taken, incomplete or belongs to another experiment."""
+
+
+class DamagedError(RunError):
+    """A file of a run is not what was written: cut short, changed, or something else in its place."""
 
 
 class RankError(FoveaError):

@@ -3,8 +3,9 @@
     path --regular--> in its folder, a regular file --read_text--> bounded, UTF-8 --read_object--> json, not too deep
     with damage(path, refusal): ...     what libraries raise on nonsense, as the refusal
 
-A refusal is the error that the caller's readers raise and what to do about it. SAEs have their own guard, which also
-makes what it reads printable (fovea.sae.formats.guard).
+A refusal is the error that the caller's readers raise and what to do about it. What a run writes for itself is read the
+same way and holds a checksum besides (fovea.atomic, fovea.tensorfile). SAEs have their own guard, which also makes what
+it reads printable (fovea.sae.formats.guard).
 """
 
 import json
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from fovea.errors import FoveaError
+from fovea.errors import DamagedError, FoveaError
 
 MAX_TEXT_BYTES = 256 * 2**20
 "Of a file that is read whole as text: metrics.jsonl of a run of a thousand jobs has 30 MB."
@@ -37,8 +38,16 @@ class Refusal(NamedTuple):
     """How a reader says no."""
 
     error: type[FoveaError]
-    again: str
-    "What to do, the end of the message."
+    again: str = ""
+    "What to do, the end of the message; nothing where the caller says it, or does it."
+
+    def of(self, what: str) -> FoveaError:
+        """The error that says what is wrong and what to do."""
+        return self.error(f"{what}; {self.again}" if self.again else what)
+
+
+DAMAGED = Refusal(DamagedError)
+"Of a file that the run may make again: the caller says what comes of it."
 
 
 def regular(path: Path, folder: Path, refusal: Refusal) -> Path:
@@ -54,9 +63,9 @@ def regular(path: Path, folder: Path, refusal: Refusal) -> Path:
         real, root = path.resolve(strict=True), folder.resolve(strict=True)
         kind = real.stat().st_mode
     except (OSError, RuntimeError, ValueError) as error:
-        raise refusal.error(f"{path} cannot be opened ({error}); {refusal.again}") from None
+        raise refusal.of(f"{path} cannot be opened ({error})") from None
     if not stat.S_ISREG(kind):
-        raise refusal.error(f"{path} is not a regular file; {refusal.again}")
+        raise refusal.of(f"{path} is not a regular file")
     if not any(real.is_relative_to(allowed) for allowed in (root, *_cache_of(root))):
         raise refusal.error(
             f"{path} is a link to {real}, outside {folder}; copy that file into the folder if you trust it, or give "
@@ -74,7 +83,7 @@ def expanded(path: str, refusal: Refusal) -> Path:
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError) as error:
-        raise refusal.error(f"path {path!r:.200} cannot be read ({error}); {refusal.again}") from None
+        raise refusal.of(f"path {path!r:.200} cannot be read ({error})") from None
 
 
 def is_there(path: Path, folder: Path, refusal: Refusal) -> bool:
@@ -94,11 +103,11 @@ def read_text(path: Path, folder: Path, refusal: Refusal, *, most: int = MAX_TEX
     """
     n_bytes = regular(path, folder, refusal).stat().st_size
     if n_bytes > most:
-        raise refusal.error(f"{path} has {n_bytes:,} bytes, at most {most:,} are read; {refusal.again}")
+        raise refusal.of(f"{path} has {n_bytes:,} bytes, at most {most:,} are read")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise refusal.error(f"{path} cannot be read ({error}); {refusal.again}") from None
+        raise refusal.of(f"{path} cannot be read ({error})") from None
 
 
 def read_object(path: Path, folder: Path, refusal: Refusal, *, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def read_object(path: Path, folder: Path, refusal: Refusal, *, most: int = MAX_J
     """
     value = parse_json(read_text(path, folder, refusal, most=most), refusal, where=str(path))
     if not isinstance(value, dict):
-        raise refusal.error(f"{path}: holds a {type(value).__name__}, but an object is needed; {refusal.again}")
+        raise refusal.of(f"{path}: holds a {type(value).__name__}, but an object is needed")
     return value
 
 
@@ -124,9 +133,9 @@ def parse_json(text: str, refusal: Refusal, *, where: str, what: str = "valid js
         _check_depth(value, MAX_DEPTH)
         return value
     except RecursionError:
-        raise refusal.error(f"{where}: nested deeper than {MAX_DEPTH}; {refusal.again}") from None
+        raise refusal.of(f"{where}: nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
-        raise refusal.error(f"{where}: not {what} ({str(error)[:200]}); {refusal.again}") from None
+        raise refusal.of(f"{where}: not {what} ({str(error)[:200]})") from None
 
 
 def is_plain_name(name: str) -> bool:
@@ -150,7 +159,7 @@ def damage(path: Path, refusal: Refusal, *also: type[Exception], what: str = "da
         raise
     except (*_NONSENSE, *also) as error:
         why = f"{type(error).__name__}: {str(error)[:200]}"
-        raise refusal.error(f"{path} is {what} ({why}); {refusal.again}") from error
+        raise refusal.of(f"{path} is {what} ({why})") from error
 
 
 def _check_depth(value: Any, depth: int) -> None:

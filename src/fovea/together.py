@@ -34,7 +34,7 @@ def joined(*, timeout_seconds: float, device: str = "cpu") -> Generator[Ranks]:
 
     Args:
         timeout_seconds: An exchange that takes longer fails: some rank hangs.
-        device: Device of the lm or the SAEs; anything of CUDA adds NCCL.
+        device: Device of the SAEs, whose tensors cross; one of CUDA adds NCCL.
 
     Raises:
         RankError: another rank failed, was killed or hangs.

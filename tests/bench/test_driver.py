@@ -56,6 +56,21 @@ def test_a_round_lasts_as_long_as_asked(tmp_path):
     assert taken.tokens > 7
 
 
+def test_a_variant_rests_after_the_rounds_that_it_was_given(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    task = {"log": str(tmp_path / "log")}
+    variants = [
+        Variant("a", "peer", task | {"name": "a"}),
+        Variant("b", "peer", task | {"name": "b"}, max_rounds=2),
+    ]
+    found = alternate(
+        variants, peers={"peer": Peer(sys.executable, str(script), {})}, schedule=Schedule(3, 0.0, warm_ups=0)
+    )
+    assert (tmp_path / "log").read_text() == "ababa"
+    assert [len(each.rounds) for each in found] == [3, 2]
+
+
 def test_one_that_fails_is_left_out_and_says_why(tmp_path):
     found = run(tmp_path, {"good": {}, "refuses": {"fails": "prepare"}, "dies": {"fails": "unit"}})
     assert len(found["good"].rounds) == 3

@@ -3,7 +3,7 @@
 import pytest
 
 from fovea.bench.driver import Measured, Round, Variant
-from fovea.bench.summary import fit_line, ratio, rows, summarise
+from fovea.bench.summary import MULTI, RUN_EVALS, SEPARATE, fit_line, ratio, rows, summarise, together
 
 
 def taken(*seconds: float, tokens: int = 1000, cpu: float = 2.0) -> list[Round]:
@@ -59,3 +59,32 @@ def test_a_variant_that_failed_says_why_and_has_no_numbers():
     found = rows([own, broken], base="fovea", peak=None)[1]
     assert found == {"variant": "theirs", "tool": "peer", "error": "ImportError: no such thing"}
     assert "times_ours" not in found
+
+
+def test_a_fraction_of_the_limit_pairs_the_rounds():
+    limit = measured("encoder", taken(1.0, 2.0, 3.0))
+    own = measured("fovea", taken(2.0, 2.0, 4.0))
+    found = {row["variant"]: row for row in rows([own, limit], base="fovea", peak=None, limit="encoder")}
+    assert found["fovea"]["fraction_of_limit"] == pytest.approx(0.75)  # of 0.5, 1 and 0.75
+    assert found["encoder"]["fraction_of_limit"] == pytest.approx(1.0)
+    assert rows([own], base="fovea", peak=None)[0]["fraction_of_limit"] is None
+
+
+def benchmark(**seconds: list[float]) -> dict:
+    """A result with one group: row -> seconds of its rounds."""
+    names = {"fovea": "fovea", "separate": SEPARATE, "multi": MULTI, "run_evals": RUN_EVALS}
+    rows = [
+        {"variant": names[name], "rounds": [each._asdict() for each in taken(*values)]}
+        for name, values in seconds.items()
+    ]
+    return {"groups": [{"rows": rows}]}
+
+
+def test_training_and_evaluation_add_up_round_by_round():
+    train = benchmark(fovea=[10.0, 20.0, 10.0], separate=[90.0, 95.0, 70.0], multi=[20.0, 40.0, 20.0])
+    evaluate = benchmark(fovea=[10.0, 10.0, 10.0], run_evals=[30.0, 55.0, 30.0])
+    assert together(train, evaluate) == {
+        f"training and evaluation, {SEPARATE}: times as long": pytest.approx(5.0),  # of 6, 5 and 5
+        f"training and evaluation, {MULTI}: times as long": pytest.approx(2.5),  # of 2.5, 95/30 and 2.5
+    }
+    assert together(train, benchmark(fovea=[1.0])) == {}

@@ -17,6 +17,7 @@ from fovea.data.precision import Precision
 from fovea.data.tokens import PackedTokens
 from fovea.errors import RunError
 from fovea.lm.hookpoint import HookPoint
+from fovea.lm.model import LM
 
 LARGE = 10**9
 
@@ -84,6 +85,23 @@ def test_another_hook_point_lm_filter_or_precision_reuses_nothing(tmp_path: Path
     found = _read(tmp_path, chunks)
     assert chunks.n_made == chunks.n_chunks
     assert _same(found, [plain.chunk(index) for index in range(plain.n_chunks)])
+
+
+def test_activations_of_compiled_layers_have_a_key_of_their_own(packed):
+    plain = _chunks(packed)
+    keys = {}
+    for compiled in (False, True):
+        lm = LM(plain.lm.model, plain.lm.tokenizer, name="tiny-0", compiled=compiled)
+        chunks = ActivationChunks(
+            lm,
+            plain.hook_point,
+            packed=packed,
+            token_filter=plain.token_filter,
+            contexts_per_chunk=6,
+            contexts_per_batch=4,
+        )
+        keys[compiled] = chunks.key
+    assert keys[False] == plain.key != keys[True]
 
 
 @pytest.mark.parametrize("context_size", [16, 24])

@@ -178,7 +178,7 @@ def test_a_second_call_reuses_the_folder_and_a_changed_setting_or_file_is_refuse
     with pytest.raises(RunError, match="salt: '' -> 'b'"):
         build_tokens(config.model_copy(update={"salt": "b"}), LM, folder=folder, packing=PACKING)
     write_jsonl(source, texts(21))
-    with pytest.raises(RunError, match="content: "):
+    with pytest.raises(RunError, match="content of a.jsonl: "):
         build_tokens(config, LM, folder=folder, packing=PACKING)
 
 

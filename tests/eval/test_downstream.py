@@ -283,3 +283,15 @@ def test_sums_of_two_halves_merge_to_those_of_the_whole(lm: LM, packed: PackedTo
     merged = merge(whole, at_random(0, names=["half"], d_in=tiny.D_MODEL))
     assert merged.corpus.n_tokens.sum() > whole.corpus.n_tokens.sum()
     assert resample(whole, corpus="c", split="train", n_resamples=10).n_documents == whole.n_documents
+
+
+def test_ce_alone_gives_the_same_losses_and_says_that_kl_was_not_measured(lm: LM, packed: PackedTokens):
+    candidates = [Constant("half", 0.5)]
+    full = evaluate(bench(lm), packed, candidates=candidates, n_contexts=99, contexts_per_batch=3)
+    alone = bench(lm)._replace(ce_alone=True)
+    short = evaluate(alone, packed, candidates=candidates, n_contexts=99, contexts_per_batch=3)
+    assert sorted(short.candidates) == ["g", "half"]
+    assert torch.equal(short.candidates["half"].ce, full.candidates["half"].ce)
+    assert torch.equal(short.candidates["half"].error_sq, full.candidates["half"].error_sq)
+    assert short.candidates["half"].kl.isnan().any()
+    assert not full.candidates["half"].kl.isnan().any()

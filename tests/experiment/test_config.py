@@ -7,6 +7,7 @@ import pytest
 from fovea.errors import ConfigError
 from fovea.experiment.config import load_experiment, resolve
 from fovea.experiment.run import demo_experiment
+from fovea.train.job import OptimiserConfig
 from tests.experiment.tiny import experiment
 
 SHIPPED = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
@@ -98,3 +99,36 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path):
         load_experiment(path)
     with pytest.raises(ConfigError, match="does not exist"):
         load_experiment(tmp_path / "absent.toml")
+
+
+def names(*jobs):
+    config = resolve({"name": "a", "domain": [{"name": "d", "corpus": "d.txt"}], "job": list(jobs)}, where="test")
+    return [config.job_name(config.domain[0], job) for job in config.job]
+
+
+SSAE = {"method": {"kind": "ssae"}, "sae": {"kind": "batch_topk", "d_sae": 2304, "k": 16}}
+
+
+def test_jobs_that_share_a_name_carry_what_tells_them_apart_and_others_do_not():
+    direct = {"method": {"kind": "direct"}, "sae": {"kind": "batch_topk", "expansion": 2, "k": 16}}
+    fast = {**SSAE, "optimiser": {"lr": {"peak": 1e-5}}}
+    assert names(SSAE, direct) == ["ssae-batch_topk-k16-s0", "direct-batch_topk-k16-s0"]
+    wide = {**SSAE, "sae": {**SSAE["sae"], "d_sae": [1152, 2304]}}
+    assert names(wide, direct) == [
+        "ssae_d1152-batch_topk-k16-s0",
+        "ssae_d2304-batch_topk-k16-s0",
+        "direct-batch_topk-k16-s0",
+    ]
+    peak = OptimiserConfig().lr.peak
+    assert names(SSAE, fast) == [f"ssae_lr{peak:g}-batch_topk-k16-s0", "ssae_lr0.00001-batch_topk-k16-s0"]
+    assert names({**direct, "optimiser": {"clip_norm": 2}}, direct) == [
+        "direct_clip_norm2.0-batch_topk-k16-s0",
+        "direct_clip_norm1.0-batch_topk-k16-s0",
+    ]
+    by_number = {**direct, "sae": {"kind": "batch_topk", "d_sae": 96, "k": 16}}
+    assert names(direct, by_number) == ["direct_x2.0-batch_topk-k16-s0", "direct_d96-batch_topk-k16-s0"]
+
+
+def test_a_sweep_of_silences_needs_no_more_than_the_method_already_says():
+    quiet = [{**SSAE, "method": {"kind": "ssae", "silence": share}} for share in (0.1, 0.2)]
+    assert names(*quiet) == ["ssae_silence0.1-batch_topk-k16-s0", "ssae_silence0.2-batch_topk-k16-s0"]

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 import fovea.cli
 import fovea.experiment.run  # noqa: F401  (forked children find it imported)
+from fovea.config import load_toml
+from fovea.data.activations import ActivationChunks
 from fovea.errors import ConfigError
 from fovea.experiment.config import ExperimentConfig, resolve
 from fovea.experiment.sharing import settle
@@ -144,6 +146,72 @@ def test_a_run_begun_on_two_ranks_goes_on_in_one_process(straight, tmp_path):
     assert stop == [130, 130]
     assert codes(1, *arguments, "--resume") == [0]
     assert_same_results(out, two)
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """Chunks for which the lm ran, in any process: what it returns reads and forgets them."""
+    path, make = tmp_path / "made", ActivationChunks._made
+
+    def noted(self: ActivationChunks, index: int):
+        with path.open("a") as file:
+            file.write(f"{self.packed.fingerprint} {index}\n")
+        return make(self, index)
+
+    def read() -> list[str]:
+        found = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(ActivationChunks, "_made", noted)
+    return read
+
+
+def with_settings(path: Path, tmp_path: Path, *, k: int = 4, **train) -> Path:
+    """The experiment in `path` with other settings."""
+    changed = load_toml(path)
+    changed["train"] |= train
+    changed["job"][0]["sae"]["k"] = k
+    other = tmp_path / f"experiment-{k}.toml"
+    other.write_text(resolve(changed, where="test").to_toml())
+    return other
+
+
+@pytest.mark.slow
+def test_ranks_share_a_cache_and_a_second_run_on_any_number_of_them_never_runs_the_lm(straight, tmp_path, made):
+    path, two = straight
+    cache = tmp_path / "cache"
+    first = with_settings(path, tmp_path, cache_folder=str(cache))
+    assert codes(2, "run", str(first), "--out", str(tmp_path / "first")) == [0, 0]
+    chunks = made()
+    assert len(set(chunks)) == len(list(cache.glob("*/chunk-*")))
+    assert len(chunks) <= len(set(chunks)) + 1, "a rank that is dealt no chunk of held-out text may make one again"
+    assert not list(cache.rglob("*.partial"))
+    assert result_hash(tmp_path / "first") == result_hash(two)
+    other = with_settings(path, tmp_path, cache_folder=str(cache), k=2)
+    assert codes(2, "run", str(other), "--out", str(tmp_path / "other")) == [0, 0]
+    assert made() == []
+    assert codes(1, "run", str(other), "--out", str(tmp_path / "alone")) == [0]
+    assert made() == []
+    assert_same_results(tmp_path / "alone", tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_ranks_that_read_ahead_end_in_the_same_bytes(straight, tmp_path):
+    path, two = straight
+    ahead = with_settings(path, tmp_path, read_ahead=2, cache_gigabytes=0.0)
+    assert codes(2, "run", str(ahead), "--out", str(tmp_path / "ahead")) == [0, 0]
+    assert result_hash(tmp_path / "ahead") == result_hash(two)
+
+
+@pytest.mark.slow
+def test_four_ranks_that_spread_latents_measure_what_one_process_measures(straight, tmp_path):
+    path, _ = straight
+    four = with_settings(path, tmp_path, shards=4, latent_shards=2)
+    assert codes(4, "run", str(four), "--out", str(tmp_path / "four")) == [0] * 4
+    one = with_settings(path, tmp_path, shards=4)
+    assert codes(1, "run", str(one), "--out", str(tmp_path / "one")) == [0]
+    assert_same_results(tmp_path / "four", tmp_path / "one")
 
 
 class Several(Ranks):

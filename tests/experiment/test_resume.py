@@ -3,97 +3,26 @@
 The commands run in children of one process that has imported fovea, so that 20 kills do not cost 20 imports.
 """
 
-import hashlib
 import os
 import random
-import select
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from fovea.experiment.config import resolve
+from tests.experiment.nursery import Nursery, result_hash
 from tests.experiment.tiny import experiment
 
 N_KILLS = 20
-
-_NURSERY = """
-import os, sys
-sys.modules["vl_convert"] = None  # as without the report extra: the kills shall fall into training and measuring
-import fovea.cli, fovea.experiment.run, fovea.report.page, fovea.report.summary
-import transformers.models.llama.modeling_llama, transformers.models.auto, datasets
-while line := sys.stdin.readline():
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["fovea", *line.split("\\t")]
-        sys.argv[-1] = sys.argv[-1].rstrip("\\n")
-        os.dup2(2, 1)
-        try:
-            fovea.cli.main()
-        except SystemExit as stop:
-            os._exit(stop.code or 0)
-        os._exit(0)
-    print("started", child, flush=True)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    print("ended", flush=True)
-    sys.stdin.readline()  # only now may the process id be given to another process
-    _, status = os.waitpid(child, 0)
-    print("code", os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-class Nursery:
-    """Runs fovea commands in forked children."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def start(self, *arguments: str) -> int:
-        """Start a command; its process id."""
-        self._say("\t".join(arguments))
-        return int(self._hear("started"))
-
-    def ends_within(self, seconds: float) -> bool:
-        """Whether the command that runs ends in so many seconds."""
-        return bool(select.select([self.process.stdout], [], [], seconds)[0])
-
-    def wait(self) -> int:
-        """Exit code of the command that runs; minus the signal if one killed it."""
-        self._hear("ended")
-        self._say("")
-        return int(self._hear("code"))
-
-    def _say(self, line: str) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def _hear(self, word: str) -> str:
-        said, _, rest = self.process.stdout.readline().rstrip("\n").partition(" ")
-        assert said == word, f"the nursery said {said!r} and not {word!r}"
-        return rest
 
 
 @pytest.fixture(scope="module")
 def nursery():
     found = Nursery()
     yield found
-    found.process.stdin.close()
-    found.process.wait()
-    found.process.stdout.close()
-
-
-def result_hash(run: Path) -> str:
-    """One hash over all weights and the metrics file."""
-    digest = hashlib.sha256((run / "metrics.jsonl").read_bytes())
-    for path in sorted((run / "saes").glob("*/*.safetensors")):
-        digest.update(path.relative_to(run).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +76,20 @@ def test_a_signal_saves_a_checkpoint_exits_130_and_resumes_to_the_same_bytes(nur
     assert nursery.wait() == 130
     nursery.start("run", str(path), "--out", str(out), "--resume")
     assert nursery.wait() == 0
+    assert result_hash(out) == wanted
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_checkpoint_is_written_and_a_second_one_harm_nothing(nursery, straight, tmp_path):
+    path, wanted, _ = straight
+    out = tmp_path / "run"
+    for n_signals in (1, 2, 3):
+        child = nursery.start("run", str(path), "--out", str(out), "--resume")
+        while not list(out.glob("checkpoints/words/.*.partial")) and not (out / "metrics.jsonl").exists():
+            pass
+        for _ in range(n_signals):
+            os.kill(child, signal.SIGTERM)
+            time.sleep(0.002)
+        assert nursery.wait() == 130
+    assert nursery.run("run", str(path), "--out", str(out), "--resume") == 0
     assert result_hash(out) == wanted

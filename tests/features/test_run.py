@@ -126,7 +126,7 @@ def test_evidence_of_other_weights_is_refused(copy):
     path.write_bytes(data)
     with pytest.raises(RunError, match="is stale: saes/ssae.* has changed"):
         Features(copy)
-    with pytest.raises(RunError, match="--force"):
+    with pytest.raises(RunError, match="not the weights that were saved"):
         features_of_run(copy)
 
 

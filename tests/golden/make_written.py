@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.sae.cases import build, rows
-from tests.sae.formats.test_writers import WRITTEN
+from tests.sae.cases import rows
+from tests.sae.formats.test_writers import WRITTEN, made
 
 from fovea.sae.files import SAEMetadata
 from fovea.sae.formats.writers import write_sae
@@ -28,7 +28,7 @@ def main(layout: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, (_, name, bias) in enumerate(each for each in WRITTEN if each[0] == layout):
             folder = Path(place) / str(number)
-            check = write_sae(build(name, bias), folder, layout=layout, metadata=SAEMetadata(), probe_x=rows(seed=21))
+            check = write_sae(made(name, bias), folder, layout=layout, metadata=SAEMetadata(), probe_x=rows(seed=21))
             assert check.library is not None, f"{layout} is not installed"
             found[f"{name}/{bias}"] = {"n_flips": check.n_flips, "x_hat": float(f"{check.max_relative_error:.2g}")}
     known[layout] = {"version": importlib.metadata.version(PACKAGES[layout]), "cases": found}

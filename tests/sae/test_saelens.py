@@ -11,11 +11,11 @@ from torch import Tensor
 from fovea.sae.base import SAE, SAEConfig, StepState, Weights
 from fovea.sae.batch_topk import BatchTopKConfig
 from fovea.sae.files import SAEMetadata, fingerprint, read_sae, save_sae
+from fovea.sae.formats.writers import write_stack
 from fovea.sae.gated import GatedConfig
 from fovea.sae.jumprelu import JumpReLUConfig
 from fovea.sae.relu import ReLUConfig
 from fovea.sae.saelens import from_object
-from fovea.sae.stack import save_stack
 from fovea.sae.topk import TopKConfig
 from tests.golden import make_saelens as golden
 from tests.sae.cases import BIASES, CONFIGS, ELEMENTWISE, build, rows
@@ -124,8 +124,8 @@ def test_sae_lens_loads_half_precision_files_as_float32(dtype: str, tmp_path: Pa
 def test_sae_lens_loads_our_stacks_and_agrees_with_the_sum(name: str, tmp_path: Path) -> None:
     sae_lens = importlib.import_module("sae_lens")
     general, domain, x = build("batch_topk"), build(name, "own", seed=3), rows(seed=21)
-    save_stack(general, domain, tmp_path, probe_x=x, metadata=SAEMetadata(model_name="m"))
-    theirs = sae_lens.SAE.load_from_disk(str(tmp_path))
+    write_stack(general, domain, tmp_path / "out", probe_x=x, metadata=SAEMetadata(model_name="m"))
+    theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "out"))
     assert theirs.cfg.metadata["fovea"]["blocks"][1]["start"] == general.d_sae
     with torch.no_grad():
         torch.testing.assert_close(theirs(x), general(x) + domain(x), rtol=1e-5, atol=1e-5)

@@ -11,8 +11,9 @@ from fovea.errors import SAEError
 from fovea.sae.base import SAE
 from fovea.sae.files import SAEMetadata, fingerprint, read_sae
 from fovea.sae.folding import fold_scale
+from fovea.sae.formats.writers import write_stack
 from fovea.sae.jumprelu import JumpReLUSAE
-from fovea.sae.stack import MAX_RELATIVE_ERROR, save_stack, stack, verify_stack
+from fovea.sae.stack import MAX_RELATIVE_ERROR, stack, verify_stack
 from fovea.sae.topk import TopKConfig
 from tests.sae.cases import BIASES, D_IN, D_SAE, build, generator, rows
 
@@ -95,13 +96,6 @@ def test_not_a_number_is_caught_too() -> None:
         verify_stack(general, domain, wrong, probe_x=PROBE)
 
 
-@pytest.mark.parametrize("swap", [False, True])
-def test_topk_is_refused_with_the_reason_and_the_way_out(swap: bool) -> None:
-    pair = (build("relu"), build("topk"))
-    with pytest.raises(SAEError, match=r"topk with k = 5.*latents compete.*train batch_topk"):
-        stack(*(reversed(pair) if swap else pair))
-
-
 def test_widths_must_agree() -> None:
     other = TopKConfig(d_sae=8, k=2).build(D_IN + 1, generator=generator())
     with pytest.raises(SAEError, match="reads width 12 and the domain SAE width 13"):
@@ -111,22 +105,26 @@ def test_widths_must_agree() -> None:
 @pytest.mark.parametrize("bias", BIASES)
 def test_a_written_stack_names_its_blocks_and_reads_back_exactly(bias: str, tmp_path: Path) -> None:
     general, domain = build("batch_topk"), build("gated", bias, seed=3)
-    metadata = SAEMetadata(hook_name="blocks.1.hook_resid_post", fovea={"job": "j"})
-    check = save_stack(general, domain, tmp_path, probe_x=PROBE, metadata=metadata, names=("g", "ssae-gated-l1_4-s0"))
+    metadata = SAEMetadata(hook_name="blocks.1.hook_resid_post", fovea={"job": "ssae-gated-l1_4-s0"})
+    check, _ = write_stack(general, domain, tmp_path / "out", probe_x=PROBE, metadata=metadata)
     assert check.n_tokens == 500
-    loaded = read_sae(tmp_path)
+    loaded = read_sae(tmp_path / "out")
     verify_stack(general, domain, loaded.sae, probe_x=PROBE)
     assert loaded.metadata.fovea == {
-        "job": "j",
+        "job": "ssae-gated-l1_4-s0",
         "blocks": [
-            {"name": "g", "start": 0, "stop": D_SAE, "sha256": fingerprint(general)},
+            {"name": "general", "start": 0, "stop": D_SAE, "sha256": fingerprint(general)},
             {"name": "ssae-gated-l1_4-s0", "start": D_SAE, "stop": 2 * D_SAE, "sha256": fingerprint(domain)},
         ],
     }
-    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "jumprelu"
+    assert json.loads((tmp_path / "out" / "cfg.json").read_text())["architecture"] == "jumprelu"
 
 
-def test_a_stack_that_fails_its_check_leaves_no_sae(tmp_path: Path) -> None:
-    with pytest.raises(SAEError, match="compete"):
-        save_stack(build("relu"), build("topk"), tmp_path / "a", probe_x=PROBE, metadata=SAEMetadata())
-    assert not (tmp_path / "a").exists()
+def test_a_stack_that_fails_its_check_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    general, domain = build("relu"), build("batch_topk", seed=3)
+    wrong = stack(general, domain)
+    wrong.set_tensors({"W_dec": wrong.W_dec + 1e-2})
+    monkeypatch.setattr("fovea.sae.formats.writers.stack", lambda *_: wrong)
+    with pytest.raises(SAEError, match="the stack is not the sum of its blocks"):
+        write_stack(general, domain, tmp_path / "a", probe_x=PROBE, metadata=SAEMetadata())
+    assert list(tmp_path.iterdir()) == []

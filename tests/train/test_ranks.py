@@ -175,9 +175,18 @@ def test_an_output_bias_of_its_own_is_trained_with_latents_spread():
 
 
 def test_four_ranks_share_tokens_and_latents():
-    cases = [(ARCHITECTURES[0], Direct()), (ARCHITECTURES[1], Direct()), (ARCHITECTURES[4], Direct())]
+    cases = [(architecture, Direct()) for architecture in ARCHITECTURES]
+    one = trained(ALONE, cases)
+    assert one["0-batch_topk firing.tokens_since_fired"].max() >= 2 * BATCH, "no latent died: AuxK is not tested"
     for found in on_ranks(4, lambda ranks: trained(ranks, cases, latent_shards=2)):
-        assert_close(found, trained(ALONE, cases))
+        assert_close(found, one)
+
+
+def test_four_ranks_share_tokens_and_latents_in_every_method():
+    cases = [(BatchTopKConfig(d_sae=32, k=4), method) for method in METHODS]
+    one = trained(ALONE, cases, with_general=True)
+    for found in on_ranks(4, lambda ranks: trained(ranks, cases, with_general=True, latent_shards=2)):
+        assert_close(found, one)
 
 
 def rows_given(ranks: Ranks) -> np.ndarray:

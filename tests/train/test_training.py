@@ -170,7 +170,7 @@ def all_state(jobs):
 def healthy_and_wild(general):
     """Two jobs that train well, and between them one whose steps are a million times too long."""
     wild = make_job("wild", method=Finetune(), general=general, architecture=BatchTopKConfig(k=4), lr=1e3)
-    return [make_job("a"), wild, make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+    return [make_job("a"), wild, make_job("b", architecture=JumpReLUConfig(d_sae=32, target_l0=4))]
 
 
 def test_a_job_that_explodes_stops_alone_and_leaves_the_others_their_bytes(general, caplog):
@@ -184,7 +184,7 @@ def test_a_job_that_explodes_stops_alone_and_leaves_the_others_their_bytes(gener
     assert "lower its learning rate (1000)" in stopped.reason
     assert "the others go on" in caplog.text
     torch.testing.assert_close(dict(jobs[1].sae.state_dict()), began, rtol=0, atol=0)
-    alone = [make_job("a"), make_job("b", architecture=JumpReLUConfig(d_sae=32))]
+    alone = [make_job("a"), make_job("b", architecture=JumpReLUConfig(d_sae=32, target_l0=4))]
     train(alone, make_stream(planted()), n_steps=20)
     torch.testing.assert_close(all_state([jobs[0], jobs[2]]), all_state(alone), rtol=0, atol=0)
 
@@ -212,6 +212,23 @@ def test_what_is_kept_of_a_job_is_a_state_that_its_loss_has_shown_to_be_good(mon
     job.stop("asked to")
     assert (job.stopped.step, job.stopped.step_kept) == (7, 4)
     torch.testing.assert_close(dict(job.sae.state_dict()), states[4], rtol=0, atol=0)
+
+
+def test_weights_that_the_last_step_has_spoilt_are_not_kept(monkeypatch, caplog):
+    descend = Job._descend
+
+    def spoil_at_last(job):
+        descend(job)
+        if job.step_index == 19 and job.spec.name == "wild":
+            job.sae.W_enc.data[0, 0] = float("nan")
+
+    monkeypatch.setattr(Job, "_descend", spoil_at_last)
+    jobs = [make_job("a"), make_job("wild")]
+    train(jobs, make_stream(planted()), n_steps=20)
+    assert jobs[0].stopped is None
+    assert (jobs[1].stopped.step, jobs[1].stopped.step_kept) == (20, 0)
+    assert "after the last step" in caplog.text
+    assert all(tensor.isfinite().all() for tensor in jobs[1].sae.state_dict().values())
 
 
 def test_training_ends_when_no_job_is_left(general):

@@ -37,6 +37,8 @@ class PassConfig(Config):
     context_size: PositiveInt = 128
     train_tokens: PositiveInt = 32_768
     "Tokens that each SAE of the end-to-end comparison learns from."
+    separate_rounds: PositiveInt = 5
+    "Rounds of the nine separate runs of the end-to-end comparison, which take most of its time; at most `rounds`."
     line_saes: tuple[PositiveInt, ...] = (1, 3, 9, 27)
     "How many SAEs, for the line of the cost of one more."
     eval_contexts: PositiveInt = 8

@@ -53,6 +53,8 @@ class Variant(NamedTuple):
     task: Mapping[str, Any]
     flops_per_token: float | None = None
     "What the row's work counts as, for the fraction of the matmul peak."
+    max_rounds: int | None = None
+    "Rounds after which it rests, for a row that takes many times as long as the others; None: none."
 
 
 class Round(NamedTuple):
@@ -188,6 +190,8 @@ def alternate(
                     errors[worker.variant.name] = str(error)
 
         def take(worker: Worker, number: int) -> None:
+            if worker.variant.max_rounds is not None and number > worker.variant.max_rounds:
+                return
             taken, peak = _round(worker, schedule.seconds)
             name = worker.variant.name
             rounds[name].append(taken)

@@ -23,10 +23,13 @@ from fovea.sae.files import read_sae
 
 
 def evaluation(task: dict[str, Any]) -> tuple[Unit, Results]:
-    """fovea.eval.downstream.evaluate: CE, KL, error and L0 of every SAE, of zero and of mean ablation."""
+    """fovea.eval.downstream.evaluate: CE, KL, error and L0 of every SAE, of zero and of mean ablation.
+
+    Without `task["same"]` no KL and no ablations: CE, error and L0 of every SAE.
+    """
     subject, saes = _subject(task)
     mean = torch.zeros(subject.lm.d_model)
-    bench = Bench(subject.lm, subject.hook_point, subject.token_filter, None, mean)
+    bench = Bench(subject.lm, subject.hook_point, subject.token_filter, None, mean, ce_alone=not task["same"])
     candidates = [Alone(name, sae) for name, sae in saes.items()]
     found: dict[str, float] = {}
 

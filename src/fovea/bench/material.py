@@ -43,9 +43,9 @@ def bench_folder() -> Path:
     return cache_folder() / "bench"
 
 
-def load_subject(settings: PassConfig, *, dtype: str) -> Loaded:
+def load_subject(settings: PassConfig, *, dtype: str, compiled: bool = False) -> Loaded:
     """The lm, the tokenised corpus, and the filter with its massive-norm threshold measured."""
-    lm = load_lm(settings.model, dtype="bfloat16" if dtype == "bfloat16" else "float32")
+    lm = load_lm(settings.model, dtype="bfloat16" if dtype == "bfloat16" else "float32", compiled=compiled)
     hook_point = HookPoint.parse(settings.hook_point)
     corpus = _tokens(lm, settings)
     plain = TokenFilter.of(lm)

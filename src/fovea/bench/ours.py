@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fovea.bench import evals, passes, steps
+from fovea.bench import evals, passes, roofline, steps
 from fovea.bench.protocol import Prepare, Results, Unit
 
 KINDS: dict[str, Prepare] = {
@@ -17,9 +17,14 @@ KINDS: dict[str, Prepare] = {
     "memory": passes.memory,
     "eval": evals.evaluation,
     "whole_forwards": evals.whole_forwards,
+    "copy": roofline.copy,
+    "after": roofline.after,
 }
 
 
 def prepare(task: dict[str, Any]) -> tuple[Unit, Results]:
-    """The workload that `task["kind"]` names."""
+    """The workload that `task["kind"]` names; "profiled" is one whose results say where its time goes."""
+    if task["kind"] == "profiled":
+        unit, _ = prepare(task["of"])
+        return unit, lambda: {"share of time": roofline.shares(unit)}
     return KINDS[task["kind"]](task)

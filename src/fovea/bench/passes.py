@@ -36,7 +36,7 @@ _LINE_CONTEXTS = 32
 
 
 def _chunks(task: dict[str, Any], *, contexts: int = 64) -> ActivationChunks:
-    subject = load_subject(PassConfig(**task["lm"]), dtype=task["dtype"])
+    subject = load_subject(PassConfig(**task["lm"]), dtype=task["dtype"], compiled=task.get("compiled", False))
     return ActivationChunks(
         subject.lm,
         subject.hook_point,

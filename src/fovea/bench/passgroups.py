@@ -10,7 +10,7 @@ from fovea.bench.machine import has_bf16
 from fovea.bench.material import bench_folder, load_subject, text_file
 from fovea.bench.passes import lm_flops
 from fovea.bench.suite import PEAK, Group, Plan, peak_variants, schedule_of
-from fovea.bench.summary import fit_line, ratio, summarise
+from fovea.bench.summary import MULTI, RUN_EVALS, SEPARATE, fit_line, ratio, summarise
 from fovea.bundled.model import model_folder
 from fovea.data.activations import spread
 from fovea.lm.hookpoint import HookPoint
@@ -34,7 +34,7 @@ GRID = (
 )
 "Three methods at three sparsities."
 LM_ALONE = "lm pass alone"
-SEPARATE, MULTI = "sae-lens, one run each", "sae-lens, multi-SAE trainer"
+CE_ALONE = f"{OURS}, CE alone"
 WHOLE, SAME = "whole forwards, CE alone", "whole forwards, the same measures"
 _CONTEXTS_PER_BATCH = 8
 _LINE_ROWS = 3968
@@ -52,18 +52,21 @@ def best_dtype() -> str:
 
 
 def harvest_groups(plan: Plan) -> list[Group]:
-    """Tokens per second to the hook point, counted in the lm's FLOPs."""
+    """Tokens per second to the hook point, counted in the lm's FLOPs; with compiled layers too, where they can be."""
+    from fovea.lm.compiled import compiler  # brings torch's compiler
+
     settings = plan.config.lm
     subject = load_subject(settings, dtype="float32")
     flops = lm_flops(subject.lm, subject.hook_point, settings.context_size)
     variants = [
         Variant(
-            OURS if dtype == "float32" else f"{OURS} bf16",
+            (OURS if dtype == "float32" else f"{OURS} bf16") + (", compiled" if compiled else ""),
             OURS,
-            {"kind": "harvest", "lm": settings.model_dump(), "dtype": dtype},
+            {"kind": "harvest", "lm": settings.model_dump(), "dtype": dtype, "compiled": compiled},
             flops,
         )
         for dtype in lm_dtypes()
+        for compiled in ([False, True] if compiler()[1] else [False])
     ]
     about = {"hook_point": settings.hook_point, "context_size": settings.context_size, "flops_per_token": flops}
     title = f"harvest to {settings.hook_point}, context {settings.context_size}"
@@ -128,7 +131,7 @@ def e2e_groups(plan: Plan) -> list[Group]:
             "saes": _grid(general.sae.d_in, general.sae.d_sae, step.d_sae_many),
         }
         variants += [
-            Variant(SEPARATE, "sae-lens", task | {"kind": "separate"}),
+            Variant(SEPARATE, "sae-lens", task | {"kind": "separate"}, max_rounds=settings.separate_rounds),
             Variant(MULTI, "sae-lens", task | {"kind": "multi"}),
         ]
     about = {"train_tokens": settings.train_tokens, "n_saes": 9, "lm_dtype": best_dtype()}
@@ -206,12 +209,13 @@ def eval_groups(plan: Plan) -> list[Group]:
         "contexts_per_batch": min(_CONTEXTS_PER_BATCH, settings.eval_contexts),
     }
     variants = [
-        Variant(OURS, OURS, task | {"kind": "eval"}),
+        Variant(OURS, OURS, task | {"kind": "eval", "same": True}),
+        Variant(CE_ALONE, OURS, task | {"kind": "eval", "same": False}),
         Variant(WHOLE, OURS, task | {"kind": "whole_forwards", "same": False}),
         Variant(SAME, OURS, task | {"kind": "whole_forwards", "same": True}),
     ]
     if "sae-lens" in plan.peers:
-        variants.append(Variant("sae-lens run_evals", "sae-lens", _sae_lens_eval(plan, saes)))
+        variants.append(Variant(RUN_EVALS, "sae-lens", _sae_lens_eval(plan, saes)))
     about = {"n_saes": len(saes), "tokens": settings.eval_contexts * settings.context_size, "lm_dtype": best_dtype()}
     title = f"evaluation of {len(saes)} SAEs on {about['tokens']:,} tokens, lm in {best_dtype()}"
     allocator = plan.config.allocators[-1]
@@ -244,8 +248,11 @@ def eval_numbers(measured: list[list[Measured]]) -> dict[str, Any]:
     if OURS not in by_name:
         return {}
     own = by_name[OURS]
+    pairs = [(name, OURS) for name in by_name if name not in (OURS, CE_ALONE, WHOLE)] + [(WHOLE, CE_ALONE)]
     numbers: dict[str, Any] = {
-        f"{name}: times as long": ratio(each.rounds, own.rounds) for name, each in by_name.items() if name != OURS
+        f"{name}: times as long as {ours}": ratio(by_name[name].rounds, by_name[ours].rounds)
+        for name, ours in pairs
+        if name in by_name and ours in by_name
     }
     if WHOLE in by_name:
         theirs = by_name[WHOLE].results["ce"]

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from fovea.atomic import write_json
-from fovea.bench import owngroups, passgroups, suite
+from fovea.bench import owngroups, passgroups, roofline, suite
 from fovea.bench.config import BenchConfig
 from fovea.bench.driver import Measured, Peer, Round, alternate
 from fovea.bench.machine import EMULATED, describe_machine, has_bf16
 from fovea.bench.suite import Group, Plan
-from fovea.bench.summary import rows
+from fovea.bench.summary import rows, together
 from fovea.bench.table import show
 from fovea.config import parse
 from fovea.errors import ConfigError
@@ -48,6 +48,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         "FVU and L0 against the dense fp32 reference", owngroups.quality_groups, owngroups.quality_numbers
     ),
     "memory": Benchmark("peak memory of a long stream", owngroups.memory_groups, owngroups.memory_numbers),
+    "roofline": Benchmark(
+        "the stages of a run against this machine's limits", roofline.roofline_groups, roofline.roofline_numbers
+    ),
     "import": Benchmark("import time and package count", None, alone=owngroups.import_numbers),
 }
 ANYWHERE = ("step", "archs", "harvest", "eval")
@@ -92,6 +95,10 @@ def run_benchmarks(
         show(result["benchmarks"][name], console)
         if out is not None:
             write_json(out, result)
+    both = [result["benchmarks"].get(name) for name in ("e2e", "eval")]
+    if all(both):
+        for name, value in together(*both).items():
+            console.print(f"{name}: {value:.2f}", highlight=False)
     return result
 
 
@@ -105,7 +112,7 @@ def run_one(benchmark: Benchmark, plan: Plan, *, console: Console) -> dict[str, 
         console.print(f"{group.title}: {len(group.variants)} variants, {group.schedule.rounds} rounds", highlight=False)
         done = alternate(group.variants, peers=plan.peers, schedule=group.schedule, observe=_teller(console))
         measured.append(done)
-        found = rows(done, base=group.base, peak=group.peak)
+        found = rows(done, base=group.base, peak=group.peak, limit=group.limit)
         groups.append({"title": group.title, "about": dict(group.about), "rows": found})
     numbers = benchmark.numbers(measured) if benchmark.numbers else {}
     return {"what": benchmark.what, "groups": groups, "numbers": numbers}

@@ -15,6 +15,7 @@ from fovea.bench.steps import matmul_flops
 PEAK = "matmul peak fp32"
 PEAK_BF16 = "matmul peak bf16"
 ENCODER = "limit: encoder product fp32"
+ENCODER_BF16 = "limit: encoder product bf16"
 _KINDS_OF = {
     "sae-lens": ("topk", "batch_topk", "jumprelu", "gated"),
     "dictionary-learning": ("topk", "batch_topk", "jumprelu", "gated"),
@@ -34,6 +35,8 @@ class Group(NamedTuple):
     schedule: Schedule
     base: str = OURS
     peak: str | None = None
+    limit: str | None = None
+    "Variant whose speed is the most that a step could reach."
 
 
 class Plan(NamedTuple):
@@ -127,18 +130,19 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapp
     if is_one and arch == "topk":
         variants.append(Variant("dense reference fp32", OURS, task | {"kind": "dense_step"}, dense))
     if is_one:
-        limit = {**task, "kind": "encoder"}
-        variants.append(Variant(ENCODER, OURS, limit, 2.0 * d_in * d_sae))
+        product = {**task, "kind": "encoder"}
+        variants.append(Variant(ENCODER, OURS, product, 2.0 * d_in * d_sae))
         if has_bf16():
-            limit = limit | {"dtype": "bfloat16"}
-            variants.append(Variant("limit: encoder product bf16", OURS, limit, 2.0 * d_in * d_sae))
+            product = product | {"dtype": "bfloat16"}
+            variants.append(Variant(ENCODER_BF16, OURS, product, 2.0 * d_in * d_sae))
     about = {"arch": arch, "d_sae": d_sae, "k": step.k, "batch_size": step.batch_size, "allocator": allocator, "n": 1}
     about |= more
     dead = ", half of the latents dead" if "dead_share" in more else ""
     gates = f", {more['gate_l0']} gates open" if "gate_l0" in more else ""
     title = f"one {arch} step, d_sae {d_sae:,}{dead}{gates}, {allocator} allocator"
     variants += peak_variants()
-    return Group(title, about, variants, schedule_of(plan, allocator), peak=PEAK)
+    limit = (ENCODER_BF16 if has_bf16() else ENCODER) if is_one else None
+    return Group(title, about, variants, schedule_of(plan, allocator), peak=PEAK, limit=limit)
 
 
 def _peer_variants(name: str, task: Mapping[str, Any], flops: float) -> list[Variant]:

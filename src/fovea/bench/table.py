@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_COLUMNS = ("variant", "tokens/s", "us/token", "spread", "cpu us", "x ours", "of peak", "peak RSS MiB")
+_COLUMNS = ("variant", "tokens/s", "us/token", "spread", "cpu us", "x ours", "of peak", "of encoder", "peak RSS MiB")
 
 
 def table_of(group: Mapping[str, Any]) -> Table:
@@ -31,6 +31,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['cpu_us_per_token']:,.1f}",
         _or_dash(row["times_ours"], "{:.2f}"),
         _or_dash(row["fraction_of_peak"], "{:.2f}"),
+        _or_dash(row["fraction_of_limit"], "{:.0%}"),
         f"{row['peak_rss_mib']:,.0f}",
     ]
 

@@ -17,16 +17,18 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fovea.atomic import read_checked_json
 from fovea.data.precision import Precision, bytes_per_value, dtype_of, fvu, pack, unpack
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import PackedTokens, TokenBatch
-from fovea.errors import ConfigError, CorpusError, RunError
-from fovea.foreign import Refusal, damage, read_object
+from fovea.errors import ConfigError, CorpusError, DamagedError
+from fovea.foreign import Refusal, damage
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
 from fovea.profile import span
 
-_ANEW = Refusal(RunError, "delete the folder calibration and resume the run: it is measured again")
+ANEW = Refusal(DamagedError, "when the run is resumed, it is measured again")
+"Of what a run measures before its first step."
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ class TokenFilter:
         """The filter that the run in folder `run` measured and wrote to `path`.
 
         Raises:
-            RunError: the file is missing or damaged.
+            DamagedError: the file is missing or damaged.
         """
-        with damage(path, _ANEW):
-            stored = read_object(path, run, _ANEW)["filter"]
+        with damage(path, ANEW):
+            stored = read_checked_json(path, ANEW.again, within=run)["filter"]
             for number in (*stored["special_ids"], stored["skip_first"]):
                 if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
                     raise ValueError(f"{number!r:.100} is no id and no position")
@@ -93,7 +95,7 @@ class TokenFilter:
             try:
                 return cls.from_dict(stored)
             except ConfigError as error:
-                raise RunError(f"{path} is damaged ({error}); {_ANEW.again}") from None
+                raise ANEW.of(f"{path} is damaged ({error})") from None
 
 
 class Chunk(NamedTuple):
@@ -175,7 +177,7 @@ class ActivationChunks:
         """All that decides the values of the chunks, for the store."""
         parts = {
             "lm": self.lm.fingerprint,
-            "dtype": f"{self.lm.dtype} on {self.lm.device.type}",
+            "dtype": self.lm.computation,
             "hook_point": str(self.hook_point),
             "tokens": self.packed.fingerprint,
             "filter": self.token_filter.to_dict(),

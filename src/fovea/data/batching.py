@@ -57,7 +57,7 @@ def near_best(speeds: dict[int, float]) -> int:
 
 def batch_record(folder: Path, lm: LM, hook_point: HookPoint, *, packed: PackedTokens) -> Path:
     """Where a folder of shared activations keeps the choice for this lm, hook point, context size and machine."""
-    parts = [lm.fingerprint, str(lm.dtype), str(lm.device.type), str(hook_point), packed.context_size, machine()]
+    parts = [lm.fingerprint, lm.computation, str(hook_point), packed.context_size, machine()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return folder.expanduser() / f"batch-{key[:16]}.json"
 

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 import torch
 import transformers
 
-from fovea.atomic import write_json
+from fovea.atomic import remove_folder, write_json
 from fovea.data.activations import ActivationChunks
 from fovea.data.store import ChunkStore
 from fovea.errors import RunError
@@ -100,8 +100,9 @@ class SharedCache:
     def _open(self) -> None:
         mark = self.folder / _MARK
         if not mark.exists():
+            known = {_LOCK, _MARK} | _records(self.folder)
             others = [
-                item.name for item in self.folder.iterdir() if item.name not in {_LOCK, _MARK} | _records(self.folder)
+                item.name for item in self.folder.iterdir() if item.name not in known and not item.match(".*.partial")
             ]
             if others:
                 raise RunError(
@@ -110,11 +111,12 @@ class SharedCache:
                 )
             write_json(mark, _FORMAT)
         if read_object(mark, self.folder, _ANOTHER) != _FORMAT:
-            raise RunError(f"{mark} was written by another version; {_ANOTHER.again}")
-        for entry in self._entries():
-            for leftover in entry.glob(".*.partial"):
-                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                    leftover.unlink(missing_ok=True)
+            raise _ANOTHER.of(f"{mark} was written by another version")
+        for leftover in self.folder.glob(".*.removed.partial"):  # made and removed under this lock alone
+            shutil.rmtree(leftover)
+        for leftover in [found for place in (self.folder, *self._entries()) for found in place.glob(".*.partial")]:
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink(missing_ok=True)
 
     def _entries(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if (path / "manifest.json").exists()]
@@ -153,8 +155,7 @@ class SharedCache:
                 entry.name,
                 size,
             )
-            (entry / "manifest.json").unlink()  # first: half an entry is none
-            shutil.rmtree(entry)
+            remove_folder(entry)
             excess -= size
 
     @contextmanager
@@ -168,7 +169,7 @@ def write_about(entry: Path, chunks: ActivationChunks) -> None:
     """Say in words what an entry holds, for people who look into the folder."""
     about = {
         "lm": chunks.lm.name,
-        "dtype": str(chunks.lm.dtype),
+        "dtype": chunks.lm.computation,
         "hook_point": str(chunks.hook_point),
         "corpus": chunks.packed.name,
         "split": chunks.packed.split,

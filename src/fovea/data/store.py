@@ -9,7 +9,6 @@
 A memo never decides a value: rounding, where it is wanted, is part of what a chunk is (fovea.data.precision).
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping
@@ -20,15 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.atomic import write_json
+from fovea.atomic import read_checked_json, write_checked_json, write_json
 from fovea.data.precision import Precision
-from fovea.errors import RunError
-from fovea.foreign import Refusal, is_there, read_object
-from fovea.tensorfile import write_tensors
+from fovea.errors import DamagedError, RunError
+from fovea.foreign import DAMAGED, is_there
+from fovea.tensorfile import digest, write_tensors
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
-_AGAIN = Refusal(RunError, "delete the folder: it will be made again")
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 
@@ -78,16 +76,16 @@ class ChunkStore:
         """The tensors of a chunk as they were put; None if it is not kept or the file is damaged (logged, removed)."""
         path = self._path(index)
         try:
-            if not is_there(path, self.folder, _AGAIN):
+            if not is_there(path, self.folder, DAMAGED):
                 return None
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, RunError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, DamagedError) as error:
             return self._discard(path, str(error))
-        if metadata.get("sha256") != _digest(tensors) or metadata.get("key") != self.key:
+        if metadata.get("sha256") != digest(tensors) or metadata.get("key") != self.key:
             return self._discard(path, "its checksum is wrong")
         return tensors
 
@@ -104,7 +102,7 @@ class ChunkStore:
                 if not is_room:
                     self._close(f"its limit of {self.max_bytes:,} bytes is reached")
                     return
-                write_tensors(path, kept, {"sha256": _digest(kept), "key": self.key})
+                write_tensors(path, kept, {"sha256": digest(kept), "key": self.key})
                 self.n_bytes += path.stat().st_size
         except (SafetensorError, OSError) as error:
             self._close(str(error))
@@ -134,10 +132,21 @@ class ChunkStore:
         dtype = _DTYPES[self.dtype] if self.precision == "exact" else self.precision
         wanted = {"format": _FORMAT, "key": self.key, "dtype": dtype}
         if not path.exists():
-            if any(item for item in self.folder.iterdir() if not item.name.startswith(".")):
+            others = {item.name for item in self.folder.iterdir() if not item.name.startswith(".")}
+            if is_own and any(map(_is_chunk, others)):
+                self._clear("its manifest is gone")
+                others = {name for name in others if not _is_chunk(name)}
+            if others:
                 raise RunError(f"{self.folder} holds something else, not activations; choose an empty or new folder")
-            write_json(path, wanted)
-        found = read_object(path, self.folder, _AGAIN)
+            write_checked_json(path, wanted)
+        try:
+            found = read_checked_json(path)
+        except DamagedError as error:
+            if not is_own:
+                raise DamagedError(f"{error}; delete {self.folder}: it will be made again") from None
+            self._clear(str(error))
+            write_checked_json(path, wanted)
+            found = wanted
         if found != wanted:
             raise RunError(
                 f"{self.folder} holds activations of another corpus, lm, hook point, filter or dtype: {found}, "
@@ -146,6 +155,13 @@ class ChunkStore:
             )
         for leftover in self.folder.glob(".*.partial") if is_own else ():
             leftover.unlink()
+
+    def _clear(self, reason: str) -> None:
+        """Remove what can be made again."""
+        logger.warning("%s is emptied and made again (%s)", self.folder, reason)
+        for path in self.folder.iterdir():
+            if _is_chunk(path.name):
+                path.unlink()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"chunk-{index:06d}.safetensors"
@@ -161,11 +177,5 @@ class ChunkStore:
         logger.warning("no more activations are kept in %s: %s; the others are computed each time", self.folder, reason)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _is_chunk(name: str) -> bool:
+    return name == "rounding.json" or (name.startswith("chunk-") and name.endswith(".safetensors"))

@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from fovea.atomic import new_folder, write_json
+from fovea.atomic import new_folder, read_checked_json, write_checked_json
 from fovea.config import Config
 from fovea.data.clean import Cleaner
+from fovea.data.content import changed_content, write_content
 from fovea.data.corpus import CorpusReader, Document
 from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
 from fovea.data.tokenizer import PlainTokenizer, pieces_of
-from fovea.errors import ConfigError, CorpusError, RunError
-from fovea.foreign import Refusal, damage, is_there, read_object
+from fovea.errors import ConfigError, CorpusError, DamagedError, RunError
+from fovea.foreign import Refusal, damage, is_there
 from fovea.lm.model import LM
 
 logger = logging.getLogger("fovea")
@@ -169,9 +170,10 @@ def build_tokens(
     reader = CorpusReader(config.reference, text_field=config.text_field)
     tokenizer = PlainTokenizer(lm.tokenizer)
     settings = _settings(config, packing, lm, tokenizer) | {"cleaning": cleaner.key if cleaner else None}
-    settings["content"] = hashlib.sha256("\n".join(reader.content()).encode()).hexdigest()
+    content = reader.content()
+    settings["content"] = hashlib.sha256("\n".join(content).encode()).hexdigest()
     if folder.exists():
-        _check_same(folder, settings)
+        _check_same(folder, settings, content)
         return open_tokens(folder)
     with new_folder(folder) as partial:
         packers: dict[Split, Packer] = {split: _packer(partial, split, config, settings) for split in SPLITS}
@@ -182,7 +184,8 @@ def build_tokens(
             for packer in packers.values():
                 packer.finish()
         _check_size(packers, config, settings)
-        write_json(partial / "manifest.json", _manifest(folder.name, settings, packers, reader, cleaner))
+        write_content(partial, content)
+        write_checked_json(partial / "manifest.json", _manifest(folder.name, settings, packers, reader, cleaner))
     return open_tokens(folder)
 
 
@@ -215,7 +218,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: there is none, it is damaged, or another version wrote it.
     """
     path = folder / "manifest.json"
-    manifest = read_object(path, folder, _DELETE)
+    try:
+        manifest = read_checked_json(path)
+    except (FileNotFoundError, DamagedError) as error:
+        raise RunError(
+            f"{path} can not be read ({error}); give the folder of a tokenised corpus, or delete {folder}"
+        ) from None
     if manifest.get("format") != _FORMAT:
         raise RunError(f"{path} has format {manifest.get('format')!r}, this version reads {_FORMAT}; delete the folder")
     return manifest
@@ -232,8 +240,7 @@ def check_distinct(domain: TokenisedCorpus, general: TokenisedCorpus) -> Overlap
     if own == other:
         raise CorpusError(
             f"domain {domain.name!r} is identical to general {general.name!r}: the same {len(own)} documents; "
-            "give a domain "
-            "corpus that differs"
+            "give a domain corpus that differs"
         )
     if overlap.share == 1:
         raise CorpusError(
@@ -259,8 +266,7 @@ def _settings(config: CorpusConfig, packing: PackingConfig, lm: LM, tokenizer: P
         if limit is not None and limit < packing.context_size:
             raise ConfigError(
                 f"max_{split}_tokens = {limit} is less than one context of {packing.context_size} tokens; raise "
-                "it or lower "
-                "context_size"
+                "it or lower context_size"
             )
     return {
         **config.model_dump(mode="json", exclude={"reference"}),
@@ -278,19 +284,23 @@ def _key(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> None:
     manifest = read_manifest(folder)
-    if manifest["key"] == _key(settings):
-        logger.info("tokens in %s are reused", folder)
-        return
-    old = manifest["settings"]
-    changed = [
-        f"{name}: {old.get(name)!r} -> {settings[name]!r}" for name in settings if old.get(name) != settings[name]
-    ]
+    with damage(folder, _DELETE):
+        if manifest["key"] == _key(settings):
+            logger.info("tokens in %s are reused", folder)
+            return
+        old = manifest["settings"]
+        changed = [
+            f"{name}: {old.get(name)!r} -> {settings[name]!r}"
+            for name in settings
+            if old.get(name) != settings[name] and name not in ("reference", "content")
+        ]
+        if old.get("content") != settings["content"]:
+            changed += changed_content(folder, content)
     raise RunError(
-        f"{folder} holds tokens made in another way ({'; '.join(changed)}); choose another folder, delete this "
-        "one, or undo "
-        "the change"
+        f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
+        "choose another folder"
     )
 
 

@@ -9,18 +9,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.errors import RunError, SAEError
-from fovea.foreign import Refusal, damage, regular
+from fovea.errors import SAEError
+from fovea.foreign import DAMAGED, damage
 from fovea.ranks import ALONE, Ranks, union
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import read_checked, write_checked
 
 _ROWS = 4096
 "Rows encoded at once; bounds memory to _ROWS x d_sae latents."
-_AGAIN = Refusal(RunError, "delete it: the firing is counted again")
 
 
 @runtime_checkable
@@ -51,6 +48,7 @@ def count_firing(
     chunks: Iterable[ActivationRows],
     encoders: Mapping[str, Callable[[Tensor], Tensor]],
     *,
+    device: torch.device | str = "cpu",
     observe: Callable[[int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, FiringCounts]:
@@ -58,6 +56,7 @@ def count_firing(
 
     Args:
         encoders: SAE name -> encode in inference form, x [tokens d_in] -> latents [tokens d_sae].
+        device: Where the SAEs lie.
         observe: Called after each chunk with the number of tokens done, the other ranks' taken to be as many.
 
     Raises:
@@ -68,7 +67,7 @@ def count_firing(
     n_tokens = 0
     with torch.inference_mode():
         for chunk in chunks:
-            for rows in chunk.x.split(_ROWS):
+            for rows in chunk.x.to(device).split(_ROWS):
                 for name, encode in encoders.items():
                     fired = _fired(name, encode(rows))
                     counts[name] = counts[name] + fired if name in counts else fired
@@ -98,17 +97,17 @@ def merge_counts(first: FiringCounts, second: FiringCounts) -> FiringCounts:
 def save_counts(path: Path, counts: Mapping[str, FiringCounts]) -> None:
     """Write the counts of all SAEs as one safetensors file, atomically."""
     totals = {f"{name}.totals": torch.tensor([c.n_tokens, c.n_documents]) for name, c in counts.items()}
-    write_tensors(path, {f"{name}.counts": c.counts for name, c in counts.items()} | totals)
+    write_checked(path, {f"{name}.counts": c.counts for name, c in counts.items()} | totals)
 
 
 def load_counts(path: Path) -> dict[str, FiringCounts]:
     """What `save_counts` wrote.
 
     Raises:
-        RunError: the file is damaged.
+        DamagedError: the file is not that any more.
     """
-    with damage(path, _AGAIN, SafetensorError):
-        tensors = load_file(regular(path, path.parent, _AGAIN))
+    tensors = read_checked(path).tensors
+    with damage(path, DAMAGED):
         names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
         for name in names:
             counts, totals = tensors[f"{name}.counts"], tensors[f"{name}.totals"]

@@ -43,8 +43,12 @@ class Bench(NamedTuple):
     "Mean kept activation of the general training text (of D's where there is none): what mean ablation puts in."
     rows_per_chunk: int = 512
     "Scored tokens per call of the lm's head; 256 to 1024 is fastest on CPUs."
+    ce_alone: bool = False
+    "Leave out KL (then nan) and the ablations: nothing is run that CE and FVU of the candidates do not need."
     ranks: Ranks = ALONE
     "Batches are dealt to them in turn, so each is the same whoever evaluates it; the sums are those of all."
+    device: torch.device | str = "cpu"
+    "Where the SAEs lie, g among them."
 
 
 class Positions(NamedTuple):
@@ -59,7 +63,7 @@ class TokenLosses(NamedTuple):
 
     ce: Float[Tensor, " tokens"]
     kl: Float[Tensor, " tokens"]
-    "KL(clean || patched)."
+    "KL(clean || patched); nan where it was not asked for."
 
 
 def evaluate(
@@ -82,7 +86,8 @@ def evaluate(
         CorpusError: no token of these contexts is kept.
     """
     references = [GeneralAlone()] if bench.general is not None else []
-    everyone = [*references, Ablation(ZERO, torch.zeros_like(bench.mean)), Ablation(MEAN, bench.mean), *candidates]
+    ablations = [Ablation(ZERO, torch.zeros_like(bench.mean)), Ablation(MEAN, bench.mean)]
+    everyone = [*references, *([] if bench.ce_alone else ablations), *candidates]
     names = [candidate.name for candidate in everyone]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -125,7 +130,7 @@ def add_batch(bench: Bench, batch: TokenBatch, *, candidates: Sequence[Candidate
     where = positions(bench.token_filter, batch, x=prefix.x)
     clean_hidden = bench.lm.resume(prefix, prefix.x)[where.scored]
     targets = batch.tokens.roll(-1, dims=1)[where.scored]
-    x = prefix.x[where.kept].cpu()  # SAEs live on the CPU, whatever the lm runs on
+    x = prefix.x[where.kept].to(bench.device)
     shared = EvalBatch(x, bench.general)
     kept_rows = rows_of(batch.documents[where.kept].cpu(), sums)
     scored_rows = rows_of(batch.documents[where.scored].cpu(), sums)
@@ -168,12 +173,11 @@ def token_losses(
     for start in range(0, len(targets), bench.rows_per_chunk):
         chunk = slice(start, start + bench.rows_per_chunk)
         log_p = bench.lm.logits(hidden[_CLEAN][chunk]).log_softmax(dim=-1)
-        p = log_p.exp()
-        negative_entropy = _expected(p, log_p)
+        divergence = (lambda log_q: torch.full_like(log_q[:, 0], torch.nan)) if bench.ce_alone else _divergence(log_p)
         for name, rows in hidden.items():
             log_q = log_p if name == _CLEAN else bench.lm.logits(rows[chunk]).log_softmax(dim=-1)
             ce = -log_q.gather(-1, targets[chunk, None]).squeeze(-1)
-            parts[name].append(TokenLosses(ce, negative_entropy - _expected(p, log_q)))
+            parts[name].append(TokenLosses(ce, divergence(log_q)))
     nothing = targets.new_zeros(0, dtype=torch.float32)
     return {
         name: TokenLosses(*(torch.cat([nothing, *column]) for column in zip(*found, strict=True)))
@@ -181,6 +185,13 @@ def token_losses(
         else TokenLosses(nothing, nothing)
         for name, found in parts.items()
     }
+
+
+def _divergence(log_p: Float[Tensor, "tokens d_vocab"]) -> Callable[[Tensor], Tensor]:
+    """KL(p || q) of each token, as a function of log q."""
+    p = log_p.exp()
+    negative_entropy = _expected(p, log_p)
+    return lambda log_q: negative_entropy - _expected(p, log_q)
 
 
 def _expected(p: Float[Tensor, "tokens d_vocab"], values: Float[Tensor, "tokens d_vocab"]) -> Float[Tensor, " tokens"]:

@@ -21,7 +21,7 @@ N_QUANTILES = 201
 
 
 class MaxCosine(NamedTuple):
-    """For each row, the largest cosine with a reference row and that row's index (the lowest of equals)."""
+    """For each row, the largest cosine with a reference row and its index (the lowest of equals); on the CPU."""
 
     value: Float32[Tensor, " rows"]
     nearest: Int32[Tensor, " rows"]
@@ -62,7 +62,7 @@ def max_cosine(rows: Float[Tensor, "rows d_in"], reference: Float[Tensor, "m_row
         best = (unit_rows(chunk) @ unit.T).max(dim=1)
         values.append(best.values.clamp(-1.0, 1.0))
         nearest.append(torch.where(best.values.isnan(), -1, best.indices))
-    return MaxCosine(torch.cat(values), torch.cat(nearest).int())
+    return MaxCosine(torch.cat(values).cpu(), torch.cat(nearest).int().cpu())
 
 
 def novelty(

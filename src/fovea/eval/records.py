@@ -79,7 +79,8 @@ def read_metrics(path: Path) -> list[MetricRecord]:
             records.append(MetricRecord.model_validate_json(line))
         except ValidationError as error:
             raise RunError(
-                f"{path}, line {number} is not a metric record: {error}; restore the file or evaluate again"
+                f"{path}, line {number} is not a metric record: {error}; continue the run with --resume, which "
+                "writes it again"
             ) from None
     return records
 

@@ -9,23 +9,21 @@ scored tokens are the kept ones whose next token is predicted and counted in CE 
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fovea.errors import RunError
-from fovea.foreign import Refusal, regular
+from fovea.errors import DamagedError, RunError
+from fovea.foreign import DAMAGED, damage, parse_json
 from fovea.ranks import ALONE, Ranks
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import read_checked, write_checked
 
 _LOG = logging.getLogger("fovea")
 _FORMAT = "fovea-sums-1"
-_AGAIN = Refusal(RunError, "delete it: that part is evaluated again")
 
 
 class CorpusSums(NamedTuple):
@@ -145,7 +143,7 @@ def save_sums(path: Path, sums: Sums, *, key: str) -> None:
     tensors |= {f"corpus.{field}": values for field, values in sums.corpus._asdict().items()}
     for index, name in enumerate(names):
         tensors |= {f"candidate.{index}.{field}": v for field, v in sums.candidates[name]._asdict().items()}
-    write_tensors(path, tensors, {"about": json.dumps({"format": _FORMAT, "key": key, "candidates": names})})
+    write_checked(path, tensors, {"about": json.dumps({"format": _FORMAT, "key": key, "candidates": names})})
 
 
 def load_sums(path: Path, *, key: str) -> Sums:
@@ -153,33 +151,26 @@ def load_sums(path: Path, *, key: str) -> Sums:
 
     Raises:
         RunError: the file holds the sums of another evaluation.
-        SafetensorError: the file is damaged.
+        DamagedError: the file is damaged.
     """
-    try:
-        return _load(path, key)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SafetensorError(f"{type(error).__name__}: {str(error)[:200]}") from None
-
-
-def _load(path: Path, key: str) -> Sums:
-    with safe_open(regular(path, path.parent, _AGAIN), framework="pt") as file:
-        about = json.loads((file.metadata() or {}).get("about", "{}"))
+    tensors, metadata = read_checked(path)
+    with damage(path, DAMAGED):
+        about = parse_json(metadata.get("about", "{}"), DAMAGED, where=str(path))
         if about.get("format") != _FORMAT or about.get("key") != key:
             raise RunError(
-                f"{path} holds sums of another evaluation (key {about.get('key')!r}, expected {key!r}): the lm, an "
-                "SAE, the corpus or a setting changed; choose another output folder or remove that file"
+                f"{path} holds sums of another evaluation (key {about.get('key')!r:.100}, expected {key!r}): the lm, "
+                "an SAE, the corpus or a setting changed; choose another output folder or remove that file"
             )
-        tensors: Mapping[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    candidates = {
-        name: CandidateSums(*(tensors[f"candidate.{index}.{field}"] for field in CandidateSums._fields))
-        for index, name in enumerate(about["candidates"])
-    }
-    corpus = CorpusSums(*(tensors[f"corpus.{field}"] for field in CorpusSums._fields))
-    n = tensors["documents"].shape
-    parts = [*corpus, *(values for found in candidates.values() for values in found)]
-    if len(n) != 1 or any(values.shape[:1] != n or values.dtype != torch.float64 for values in parts):
-        raise ValueError("its sums are not one of each document")
-    return Sums(tensors["documents"], corpus, candidates)
+        candidates = {
+            name: CandidateSums(*(tensors[f"candidate.{index}.{field}"] for field in CandidateSums._fields))
+            for index, name in enumerate(about["candidates"])
+        }
+        corpus = CorpusSums(*(tensors[f"corpus.{field}"] for field in CorpusSums._fields))
+        n = tensors["documents"].shape
+        parts = [*corpus, *(values for found in candidates.values() for values in found)]
+        if len(n) != 1 or any(values.shape[:1] != n or values.dtype != torch.float64 for values in parts):
+            raise ValueError("its sums are not one of each document")
+        return Sums(tensors["documents"], corpus, candidates)
 
 
 def summed(sums: Sums, ranks: Ranks) -> Sums:
@@ -206,8 +197,8 @@ def cached_sums(path: Path, compute: Callable[[], Sums], *, key: str, ranks: Ran
     if ranks.is_first and path.exists():
         try:
             found = load_sums(path, key=key)
-        except SafetensorError as error:
-            _LOG.warning("%s is damaged (%s): evaluating that part again", path, error)
+        except DamagedError as error:
+            _LOG.warning("%s: evaluating that part again", error)
     if ranks.any(found is not None):
         return found if found is not None else empty_sums(torch.zeros(0, dtype=torch.int64), (), d_in=0)
     sums = compute()

@@ -4,21 +4,20 @@ calibration/filter.json, batch.json, CORPUS.safetensors --checked--> TokenFilter
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.data.activations import TokenFilter
+from fovea.atomic import read_checked_json
+from fovea.data.activations import ANEW, TokenFilter
 from fovea.data.scale import InputScale
-from fovea.errors import RunError
+from fovea.errors import DamagedError
 from fovea.experiment.folder import RunFolder
-from fovea.foreign import Refusal, damage, read_object, regular
+from fovea.foreign import Refusal, damage
+from fovea.tensorfile import read_checked
 
-ANEW = Refusal(RunError, "delete the folder calibration and resume the run: it is measured again")
-
+_TRIAL = Refusal(DamagedError, "delete it for a new trial, and start in a new folder")
 _MAX_CONTEXTS = 2**20
 
 
@@ -33,23 +32,23 @@ def read_filter(run: RunFolder) -> TokenFilter:
     """The filter that the run measured.
 
     Raises:
-        RunError: it is missing or damaged.
+        DamagedError: it is missing or damaged.
     """
     return TokenFilter.read(run.calibration / "filter.json", run.path)
 
 
-def read_batch_size(run: RunFolder) -> int:
-    """The contexts per forward that the run measured.
+def read_batch_size(path: Path) -> dict[str, Any]:
+    """What a trial of batch sizes found; never tried anew under a run, for another one may round differently.
 
     Raises:
-        RunError: it is missing or damaged.
+        DamagedError: it is missing or damaged.
     """
-    path = run.calibration / "batch.json"
-    with damage(path, ANEW):
-        n_contexts = read_object(path, run.path, ANEW)["contexts_per_batch"]
+    with damage(path, _TRIAL):
+        found = read_checked_json(path, _TRIAL.again)
+        n_contexts = found["contexts_per_batch"]
         if not isinstance(n_contexts, int) or isinstance(n_contexts, bool) or not 0 < n_contexts <= _MAX_CONTEXTS:
             raise ValueError(f"contexts_per_batch = {n_contexts!r:.100}, from 1 to {_MAX_CONTEXTS} are allowed")
-        return n_contexts
+        return found
 
 
 def calibration_file(run: RunFolder, name: str) -> Path:
@@ -61,11 +60,11 @@ def read_calibration(run: RunFolder, name: str) -> Calibration:
     """What was measured of the activations on the corpus `name`.
 
     Raises:
-        RunError: it is missing or damaged.
+        DamagedError: it is missing or damaged.
     """
     path = calibration_file(run, name)
-    with damage(path, ANEW, SafetensorError):
-        stored = load_file(regular(path, run.path, ANEW))
+    with damage(path, ANEW):
+        stored = read_checked(path, ANEW.again, within=run.path).tensors
         rows, mean, scale = stored["rows"], stored["mean"], stored["scale"].item()
         if rows.ndim != 2 or mean.shape != rows.shape[1:] or not 0 < scale < float("inf"):
             raise ValueError(f"rows {tuple(rows.shape)}, mean {tuple(mean.shape)} and scale {scale:g} do not fit")

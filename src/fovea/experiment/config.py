@@ -4,6 +4,8 @@ A list where one value belongs (a job's `seed`, or the sparsity of its `sae`) is
 """
 
 import itertools
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +32,10 @@ class LMConfig(Config):
     "TransformerLens or Hugging Face spelling."
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     "Precision of the lm's forward; auto takes bfloat16 where the processor has it."
+    compile: bool = False
+    "Run the lm's layers as compiled code: faster after the time that compiling takes; needs a C++ compiler."
     device: str = "cpu"
-    "Device of the lm; SAEs are trained and run on the CPU."
+    "Device of the lm: cpu, cuda (each rank's own GPU) or cuda:N; SAEs follow it (train.device)."
 
 
 class TextConfig(Config):
@@ -108,6 +112,8 @@ class TrainConfig(Config):
     "Parts of a corpus, shared out to the ranks; they decide the batches. auto: one for each rank at the start."
     latent_shards: PositiveInt = 1
     "Ranks over which the latents of each SAE are spread, for SAEs wider than one device; 1 holds them whole."
+    device: str = "auto"
+    "Where SAEs and g lie, train and are measured, and the mixing buffer with them; auto: where the lm is."
     rank_timeout_seconds: PositiveFloat = 600.0
     "With several ranks: an exchange that takes longer ends the run, resumably."
 
@@ -122,8 +128,12 @@ class JobConfig(Config):
 
     @property
     def name(self) -> str:
-        """Readable and stable, like ssae-batch_topk-k16-s0."""
-        return f"{self.method.label}-{self.sae.kind}-{self.sae.label}-s{self.seed}"
+        """Readable and stable, like ssae-batch_topk-k16-s0; jobs of one experiment may share it (`job_name`)."""
+        return self.name_as(self.method.label)
+
+    def name_as(self, label: str) -> str:
+        """The name under another label of the method."""
+        return f"{label}-{self.sae.kind}-{self.sae.label}-s{self.seed}"
 
 
 class ControlsConfig(Config):
@@ -174,8 +184,17 @@ class ExperimentConfig(Config):
         return dump_toml(self, **absent)
 
     def job_name(self, domain: DomainConfig, job: JobConfig) -> str:
-        """The job's folder: carries the domain when there are several."""
-        return job.name if len(self.domain) == 1 else f"{domain.name}-{job.name}"
+        """The job's folder: carries the domain when there are several, and what tells jobs apart that share a name."""
+        name = job.name_as(self.label(job))
+        return name if len(self.domain) == 1 else f"{domain.name}-{name}"
+
+    def label(self, job: JobConfig) -> str:
+        """The method as names and figures spell it: ssae; ssae_d2304 where jobs differ in the width alone."""
+        alike = [other.flat() for other in self.job if other.name == job.name]
+        own = job.flat()
+        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        parts = [_spelt(key, own[key]) for key in differing if own[key] is not None]
+        return "_".join([job.method.label, *parts])
 
 
 def load_experiment(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
@@ -202,13 +221,12 @@ def resolve(table: dict[str, Any], *, where: str) -> ExperimentConfig:
 
 
 def _check(config: ExperimentConfig, where: str) -> None:
-    names = [job.name for job in config.job]
+    names = [config.job_name(config.domain[0], job) for job in config.job]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
-                f"{where}: two jobs are named {name!r}; "
-                "change the seed, the sparsity or the method, or put jobs that differ in "
-                "width or optimiser into experiments of their own"
+                f"{where}: two jobs are named {name!r} and differ in nothing; remove one, or change its seed, "
+                "sparsity, width, optimiser or method"
             )
     domains = [domain.name for domain in config.domain]
     for name in domains:
@@ -235,6 +253,17 @@ def _check(config: ExperimentConfig, where: str) -> None:
         for job in config.job:
             if job.method.reads_general or job.method.general_share:
                 raise ConfigError(f"{where}: job {job.name!r} needs general text and a general SAE; set [general]")
+
+
+_SHORT = {"sae.d_sae": "d", "sae.expansion": "x", "optimiser.lr.peak": "lr"}
+"How names spell settings that jobs often differ in; others by their own name."
+
+
+def _spelt(key: str, value: Any) -> str:
+    """One setting in a job's name; a name's parts are joined by -, so no number may hold one."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = format(Decimal(repr(value)), "f") if number else str(value).lower()
+    return _SHORT.get(key, key.rpartition(".")[2]) + re.sub(r"[^a-z0-9.]", "_", text)
 
 
 def _sweep(job: Any) -> list[Any]:

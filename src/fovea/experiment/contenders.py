@@ -4,11 +4,10 @@ import torch
 
 from fovea.eval.controls import ControlKind, control, control_name
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
-from fovea.experiment.fit import jobs_of, stopped_jobs
+from fovea.experiment.fit import jobs_of, saved_sae, stopped_jobs
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.measure import Contender, contender_of, control_of, general_of
 from fovea.experiment.prepare import Calibration, Subject
-from fovea.sae.files import load_sae
 
 
 def saved_contenders(
@@ -18,7 +17,7 @@ def saved_contenders(
     stopped = run.ranks.after_first(lambda: stopped_jobs(run, jobs_of(config, domain)))
     found = [] if subject.general is None else [general_of(subject, domain)]
     for name, job in jobs_of(config, domain).items():
-        sae = load_sae(str(run.saes / name)).sae
+        sae = saved_sae(run, name).to(subject.device)
         contender = contender_of(name, domain, job, sae=sae, curve=_curve(config, job))
         found.append(contender._replace(point=None) if name in stopped else contender)
     return found
@@ -26,8 +25,9 @@ def saved_contenders(
 
 def _curve(config: ExperimentConfig, job: JobConfig) -> str:
     """Name of a job's sparsity sweep: the method, and the architecture where the method has several."""
-    kinds = {other.sae.kind for other in config.job if other.method.label == job.method.label}
-    return job.method.label if len(kinds) < 2 else f"{job.method.label} {job.sae.kind}"
+    label = config.label(job)
+    kinds = {other.sae.kind for other in config.job if config.label(other) == label}
+    return label if len(kinds) < 2 else f"{label} {job.sae.kind}"
 
 
 def untrained_controls(
@@ -43,5 +43,6 @@ def untrained_controls(
     for kind in kinds:
         generator = torch.Generator().manual_seed(config.seed)
         sae = control(kind, calibration.rows, d_sae=d_sae, k=k, generator=generator)
-        found.append(control_of(prefix + control_name(kind, k), domain, sae=sae, seed=config.seed))
+        name = prefix + control_name(kind, k)
+        found.append(control_of(name, domain, sae=sae.to(subject.device), seed=config.seed))
     return found

@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fovea.atomic import read_checked_json
+from fovea.data.activations import ANEW
 from fovea.data.tokens import TokenisedCorpus
-from fovea.experiment.calibration import ANEW
 from fovea.experiment.folder import RunFolder
-from fovea.foreign import read_object
 
 
 def count_excluded(run: RunFolder, corpora: Mapping[str, TokenisedCorpus]) -> dict[str, Any]:
     """Counts by corpus, and the token filter in words."""
-    measured = read_object(run.calibration / "filter.json", run.path, ANEW)
+    measured = read_checked_json(run.calibration / "filter.json", ANEW.again, within=run.path)
     keep = measured["filter"]
     found: dict[str, Any] = {
         "token filter": {
             "positions dropped at the start of each context": keep["skip_first"],
             "special tokens dropped": len(keep["special_ids"]),
             "norm above which a token is dropped": keep["max_norm"],
-            "median norm": measured["median_norm"],
+            "median norm": measured.get("median_norm"),
         }
     }
     for name, corpus in corpora.items():

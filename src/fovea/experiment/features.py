@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from fovea.errors import RunError
 from fovea.experiment.config import DomainConfig, ExperimentConfig
 from fovea.experiment.contenders import saved_contenders, untrained_controls
@@ -27,7 +29,7 @@ from fovea.features.config import FeaturesConfig
 from fovea.features.files import FORMAT, Paths, read_manifest, write_manifest
 from fovea.features.hashing import AROUND
 from fovea.features.links import Unembedding
-from fovea.features.parts import Part, load_part, part_path, save_part
+from fovea.features.parts import Part, is_whole, load_part, part_path, save_part
 from fovea.features.spelling import token_bytes
 from fovea.features.text import write_vocabulary
 from fovea.ranks import Ranks
@@ -43,6 +45,8 @@ class Subjects(NamedTuple):
     corpora: dict[str, list[str]]
     saved: dict[str, Path | None]
     "Folder of each SAE in the run; None for untrained controls, which have none."
+    device: torch.device
+    "Where the SAEs lie."
 
 
 def features_of_run(folder: Path, *, tokens: int | None = None, force: bool = False) -> str:
@@ -173,7 +177,7 @@ def _check_finished(config: ExperimentConfig, run: RunFolder) -> None:
 def _subjects(
     config: ExperimentConfig, run: RunFolder, subject: Subject, *, materials: Mapping[str, Material]
 ) -> Subjects:
-    found = Subjects({}, {}, {})
+    found = Subjects({}, {}, {}, subject.device)
     for domain in config.domain:
         calibration = calibrate(run, materials[domain.name].train)
         own = saved_contenders(config, run, subject, domain=domain)
@@ -239,7 +243,7 @@ def _gather(
     missing = {
         name: subjects.contenders[name].sae.encode
         for name in shown[ranks.rank :: ranks.size]
-        if not part_path(parts, corpus, name).exists()
+        if not is_whole(part_path(parts, corpus, name))
     }
     reading.prefetch(ranks)
     if not missing:
@@ -253,7 +257,7 @@ def _gather(
             advance(n_done - done)
             done = n_done
 
-        gathered, totals = gather(reading, missing, n_top=settings.top, observe=observe)
+        gathered, totals = gather(reading, missing, n_top=settings.top, device=subjects.device, observe=observe)
     for name, found in gathered.items():
         save_part(part_path(parts, corpus, name), Part(found, totals))
 

@@ -3,29 +3,28 @@
 D, general text --MixingBuffer--> Stream --> jobs --> fold the scales --> saes/JOB/
 """
 
-import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from fovea.atomic import write_json
+from fovea.atomic import read_checked_json, remove_folder, write_checked_json
 from fovea.data.activations import ActivationChunks
 from fovea.data.shuffle import MixingBuffer
-from fovea.errors import ConfigError, RunError
+from fovea.errors import ConfigError, DamagedError, FoveaError, RunError
 from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.prepare import Calibration, Material, Subject, own_shards
 from fovea.experiment.progress import stage
+from fovea.foreign import Refusal, damage
 from fovea.methods.base import Batch, Setting
 from fovea.methods.frozen_decoder import FrozenDecoder
 from fovea.ranks import Mesh
 from fovea.sae.base import SAE
 from fovea.sae.batch_topk import BatchTopKConfig
-from fovea.sae.files import SAEMetadata, save_sae
+from fovea.sae.files import SAEMetadata, fingerprint, read_sae, save_sae
 from fovea.sae.folding import fold_scale
 from fovea.train.job import Job, JobSpec, StepLog, Stopped
 from fovea.train.ledger import Ledger, ledger_of
@@ -80,7 +79,6 @@ def fit_domain(
     """Train what is not yet saved of a domain's jobs.
 
     Raises:
-        RunError: every job has diverged; what was kept of each is saved.
         Interrupted: a signal came; the run can be resumed.
         RankError: another rank was lost; the run can be resumed.
     """
@@ -88,7 +86,6 @@ def fit_domain(
     # What the first rank sees decides: folders reach other machines late.
     if run.ranks.any(run.ranks.is_first and all((run.saes / name / "job.json").exists() for name in wanted)):
         log.info("jobs of %s are trained already", domain.name)
-        _refuse_if_all_stopped(run, domain, wanted)
         return
     mesh = Mesh.of(run.ranks, latent_shards=config.train.latent_shards)
     jobs = [
@@ -116,27 +113,69 @@ def fit_domain(
             checkpoint_seconds=config.train.checkpoint_seconds,
             observe=observe,
         )
-    read = readings(stream)
+    read, n_tokens = readings(stream), max(1, *(job.n_tokens for job in jobs))
     for job in jobs:
-        ledger = ledger_of(job, epochs=_share(job) * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
+        seen = _share(job) * (job.n_tokens / n_tokens)  # less for one that has stopped before the others
+        ledger = ledger_of(job, epochs=seen * read["domain"].epochs, flops_lm=_lm_flops(config, subject, read))
         trained = _Trained(job.spec, job.whole_sae(), ledger, job.stopped)
         run.ranks.by_first(lambda found=trained: _save(config, subject, found, run=run, job=wanted[found.spec.name]))
-    run.ranks.by_first(lambda: shutil.rmtree(run.checkpoints / domain.name, ignore_errors=True))
-    _refuse_if_all_stopped(run, domain, wanted)
+    run.ranks.by_first(lambda: remove_folder(run.checkpoints / domain.name))
+
+
+def job_record(run: RunFolder, name: str) -> dict[str, Any]:
+    """The job.json of a saved job.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    return read_checked_json(run.saes / name / "job.json", _train_again(run, name))
+
+
+def saved_sae(run: RunFolder, name: str) -> SAE:
+    """A trained SAE as it was saved.
+
+    Raises:
+        DamagedError: its files are not what was written.
+    """
+    record, again = job_record(run, name), _train_again(run, name)
+    try:
+        sae = read_sae(run.saes / name).sae
+    except FoveaError as error:
+        raise DamagedError(f"the SAE of job {name!r} is damaged: {error}; {again}") from None
+    if record.get("sae_fingerprint", found := fingerprint(sae)) != found:
+        raise DamagedError(f"{run.saes / name} is damaged: these are not the weights that were saved; {again}")
+    return sae
+
+
+def _train_again(run: RunFolder, name: str) -> str:
+    return f"put it back, or delete {run.saes / name} and use --resume, which trains the SAEs of its domain again"
 
 
 def stopped_jobs(run: RunFolder, names: Iterable[str]) -> dict[str, Stopped]:
     """Which of these saved jobs ended before the others, and why."""
-    records = {name: json.loads((run.saes / name / "job.json").read_text()).get("stopped") for name in names}
-    return {name: Stopped(**found) for name, found in records.items() if found is not None}
+    stopped: dict[str, Stopped] = {}
+    for name in names:
+        found = job_record(run, name).get("stopped")
+        if found is not None:
+            with damage(run.saes / name / "job.json", Refusal(DamagedError, _train_again(run, name))):
+                stopped[name] = Stopped(**found)
+    return stopped
 
 
-def _refuse_if_all_stopped(run: RunFolder, domain: DomainConfig, wanted: Mapping[str, JobConfig]) -> None:
-    stopped = run.ranks.after_first(lambda: stopped_jobs(run, wanted))
-    if len(stopped) < len(wanted):
-        return
-    reasons = "\n".join(f"- {found.reason}" for found in stopped.values())
-    raise RunError(f"all {len(wanted)} SAEs of {domain.name} diverged, so there is nothing to compare:\n{reasons}")
+def refuse_if_all_stopped(config: ExperimentConfig, run: RunFolder) -> None:
+    """Nothing, if a job that was asked for has trained to its end; trained controls alone are not worth measuring.
+
+    Raises:
+        RunError: every job has diverged; what was kept of each is saved.
+    """
+    names = [config.job_name(domain, job) for domain in config.domain for job in config.job]
+    stopped = run.ranks.after_first(lambda: stopped_jobs(run, names))
+    if len(stopped) == len(names):
+        reasons = "\n".join(f"- {found.reason}" for found in stopped.values())
+        raise RunError(
+            f"all {len(names)} SAEs diverged, so there is nothing to compare (what was kept of each is in "
+            f"{run.saes}):\n{reasons}"
+        )
 
 
 def _share(job: Job) -> float:
@@ -155,8 +194,8 @@ def _save(config: ExperimentConfig, subject: Subject, trained: _Trained, *, run:
     """Write a trained SAE with its record."""
     folder = run.saes / trained.spec.name
     (folder / "job.json").unlink(missing_ok=True)
-    _save_sae(config, subject, trained, folder=folder)
-    _save_record(trained, job, folder=folder)
+    saved = _save_sae(config, subject, trained, folder=folder)
+    _save_record(trained, job, folder=folder, sae_fingerprint=saved)
 
 
 def _harvest(config: ExperimentConfig, sources: Sources, own: Mapping[int, ActivationChunks]) -> None:
@@ -177,7 +216,7 @@ def _start(
     generator = torch.Generator().manual_seed(_seed(config, job))
     mean, scale_in = sources.calibration.input
     setting = Setting(subject.lm.d_model, subject.general, mean, scale_in, generator)
-    sae = job.method.start(job.sae, setting)
+    sae = job.method.start(job.sae, setting).to(subject.device)  # drawn on the CPU: the same on every device
     spec = JobSpec(
         name=name,
         domain=domain.name,
@@ -203,7 +242,7 @@ def _scale_out(job: JobConfig, subject: Subject, calibration: Calibration) -> fl
     if not job.method.adds_general:
         return calibration.input.scale
     assert subject.frozen is not None, "a method that adds g needs g"
-    x = calibration.rows
+    x = calibration.rows.to(subject.device)
     batch = Batch(x, subject.frozen.reconstruct(x), torch.ones(len(x), dtype=torch.bool))
     norm = job.method.target(batch).double().norm(dim=-1).mean()
     return float(x.shape[1] ** 0.5 / norm)
@@ -231,7 +270,7 @@ def _stream(
     rows, n_ahead = config.train.buffer_rows // n_shards, read_ahead(config, subject)
 
     def buffer(chunks: ActivationChunks, seed: int) -> MixingBuffer:
-        return MixingBuffer(chunks, rows=rows, seed=config.seed + seed, n_ahead=n_ahead)
+        return MixingBuffer(chunks, rows=rows, seed=config.seed + seed, device=subject.device, n_ahead=n_ahead)
 
     streams = {
         shard: Stream(
@@ -262,17 +301,18 @@ def _log_step(step: int, jobs: Sequence[Job], logs: Sequence[StepLog | None]) ->
         log.info("step %d %s: %s l0=%.1f dead=%d", step, job.spec.name, terms, entry.l0, entry.n_dead)
 
 
-def _save_sae(config: ExperimentConfig, subject: Subject, trained: _Trained, *, folder: Path) -> None:
-    """Fold the scales and write the SAE."""
+def _save_sae(config: ExperimentConfig, subject: Subject, trained: _Trained, *, folder: Path) -> str:
+    """Fold the scales and write the SAE; the fingerprint of what was written."""
     spec = trained.spec
     # A pre-bias of its own is g's: given in raw units, it stays g's to the bit, and stacking is concatenation.
     general = None if trained.sae.frozen_pre_bias is None else subject.general
     pre_bias = None if general is None else general.sae.input_bias()
     sae = fold_scale(trained.sae, scale_in=spec.scale_in, scale_out=spec.scale_out, pre_bias=pre_bias)
     save_sae(sae, folder, metadata=sae_metadata(config, subject, spec.name, trained_as=spec.architecture))
+    return fingerprint(sae)
 
 
-def _save_record(trained: _Trained, config: JobConfig, *, folder: Path) -> None:
+def _save_record(trained: _Trained, config: JobConfig, *, folder: Path, sae_fingerprint: str) -> None:
     """Write job.json, which comes last: its presence means that the job is complete."""
     spec = trained.spec
     record = {
@@ -285,10 +325,11 @@ def _save_record(trained: _Trained, config: JobConfig, *, folder: Path) -> None:
         "config": config.model_dump(mode="json"),
         "scale_in": spec.scale_in,
         "scale_out": spec.scale_out,
+        "sae_fingerprint": sae_fingerprint,
         "stopped": None if trained.stopped is None else trained.stopped._asdict(),
         "ledger": trained.ledger.model_dump(mode="json"),
     }
-    write_json(folder / "job.json", record)
+    write_checked_json(folder / "job.json", record)
 
 
 def sae_metadata(config: ExperimentConfig, subject: Subject, name: str, *, trained_as: str | None) -> SAEMetadata:
@@ -308,7 +349,7 @@ def sae_metadata(config: ExperimentConfig, subject: Subject, name: str, *, train
 def remove_working_files(run: RunFolder) -> None:
     """Drop what only an unfinished run needs: checkpoints and remembered activations."""
     for folder in (run.checkpoints, run.activations):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _lm_flops(config: ExperimentConfig, subject: Subject, read: Mapping[str, Reading]) -> float:

@@ -1,28 +1,27 @@
-"""The run folder (DESIGN section 6): whose it is, what it was made with, and one owner at a time."""
+"""The run folder (DESIGN section 6): whose it is, one owner at a time, and its log."""
 
+import errno
 import fcntl
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
+import socket
 import sys
-import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fovea import __version__
-from fovea.atomic import write_json, write_text
+from fovea.atomic import write_text
 from fovea.config import load_toml
 from fovea.errors import FoveaError, RunError
 from fovea.experiment.config import ExperimentConfig, resolve
 from fovea.ranks import ALONE, Ranks
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "datasets", "pydantic")
+log = logging.getLogger("fovea")
+_LEFT_BY_A_START = (".lock", "log*.jsonl", ".*.partial")
+"Names of what a start that was killed at once may leave in a folder that holds no run yet."
 
 
 class RunFolder:
@@ -83,7 +82,9 @@ def _opened(path: Path, config: ExperimentConfig, *, resume: bool) -> Generator[
     is_new = not RunFolder(path).experiment.exists()
     path.mkdir(parents=True, exist_ok=True)
     with hold_run(path) as run:
-        if not run.experiment.exists():
+        if is_new and run.experiment.exists():  # another process was quicker, and has ended
+            _refuse_foreign(run, config, resume=resume)
+        elif is_new:
             write_text(run.experiment, config.to_toml())
         try:
             yield run
@@ -99,7 +100,7 @@ def _give_back(run: RunFolder) -> None:
         return
     for folder in (run.corpora, run.general):
         shutil.rmtree(folder, ignore_errors=True)
-    for file in (run.experiment, run.provenance):
+    for file in (run.provenance, run.experiment):  # what makes it a run goes last
         file.unlink(missing_ok=True)
 
 
@@ -111,9 +112,14 @@ def hold_run(path: Path) -> Generator[RunFolder]:
         RunError: another process is working in it.
     """
     run = RunFolder(path)
-    with _locked(path), _logging_to(run.log):
-        for leftover in path.rglob(".*.partial"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    with _locked(path) as unlocked, _logging_to(run.log):
+        if unlocked:
+            log.warning("%s cannot be locked (%s): a second run in it would not be noticed", path, unlocked)
+        for leftover in list(path.rglob(".*.partial")):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
         yield run
 
 
@@ -122,7 +128,7 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"--out {where!r} is a file; give a new folder")
     held = (
-        [entry.name for entry in run.path.iterdir() if entry.name != ".lock" and not entry.match("log*.jsonl")]
+        [entry.name for entry in run.path.iterdir() if not any(map(entry.match, _LEFT_BY_A_START))]
         if run.path.exists()
         else []
     )
@@ -132,23 +138,51 @@ def _refuse_foreign(run: RunFolder, config: ExperimentConfig, *, resume: bool) -
         raise RunError(f"--out {where!r} is not empty and not a run (it holds {held[0]!r}); give a new folder")
     if not resume:
         raise RunError(f"--out {where!r} already holds a run; add --resume to continue it, or give a new folder")
-    before, now = run.experiment.read_text(), config.to_toml()
+    # Both as settings: a file of a version that knew fewer of them is the same experiment at today's defaults.
+    before, now = _decisive(run.config()), _decisive(config)
     if before != now:
-        changed = sorted(set(before.splitlines()) ^ set(now.splitlines()))
+        changed = _changes(before, now)
+        more = f"; and {len(changed) - 6} more" if len(changed) > 6 else ""
         raise RunError(
-            f"--out {where!r} holds another experiment (differs in {'; '.join(changed[:4])}); "
+            f"--out {where!r} holds another experiment (differs in {'; '.join(changed[:6])}{more}); "
             "restore those settings to resume it, or give a new folder"
         )
 
 
+def _decisive(config: ExperimentConfig) -> dict[str, Any]:
+    """An experiment's settings, without where its SAEs train: that may change from one start to the next."""
+    return {name: value for name, value in config.flat().items() if name != "train.device"}
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, each from what to what."""
+    names = [name for name in {**before, **now} if before.get(name, "none") != now.get(name, "none")]
+    return [f"{name}: {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in names]
+
+
 @contextmanager
-def _locked(path: Path) -> Generator[None]:
-    with (path / ".lock").open("w") as file:
+def _locked(path: Path) -> Generator[str]:
+    """Hold the folder by a lock of the operating system: it goes with the process, however that ends.
+
+    Yields why there is none, where the file system has no locks.
+    """
+    unlocked = ""
+    with (path / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another process is working in {str(path)!r}; wait for it or give a new folder") from None
-        yield
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.seek(0)
+                who = file.read(200).strip()
+                raise RunError(
+                    f"another process is working in {str(path)!r}{f' ({who})' if who else ''}; wait for it or give a "
+                    "new folder"
+                ) from None
+            unlocked = error.strerror or str(error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")  # for people; the lock is what counts
+        file.flush()
+        yield unlocked
 
 
 class _JsonFormat(logging.Formatter):
@@ -159,11 +193,31 @@ class _JsonFormat(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _LogFile(logging.FileHandler):
+    """A log in a file; when that cannot be written, one line says so, and the run goes on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it."""
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot even be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say it the first time."""
+        del record
+        reason = sys.exc_info()[1]
+        if not getattr(self, "has_failed", False):
+            self.has_failed = True
+            sys.stderr.write(f"fovea: {self.baseFilename} cannot be written ({reason})\n")
+
+
 @contextmanager
 def _logging_to(path: Path, level: int = logging.INFO) -> Generator[None]:
     """Append records of `level` and above to a file that is made with the first of them."""
     logger = logging.getLogger("fovea")
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
+    _end_last_line(path)
+    handler = _LogFile(path, delay=True, encoding="utf-8")
     handler.setFormatter(_JsonFormat())
     before = logger.level
     logger.addHandler(handler)
@@ -172,66 +226,16 @@ def _logging_to(path: Path, level: int = logging.INFO) -> Generator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk did not take was said
+            handler.close()
         logger.setLevel(before)
 
 
-def write_provenance(run: RunFolder, *, command: str, fingerprints: dict[str, Any]) -> None:
-    """What makes this run: versions and fingerprints as of the latest start, and every start with its commit."""
-    starts: list[dict[str, Any]] = []
-    if run.provenance.exists():
-        starts = json.loads(run.provenance.read_text())["starts"]
-    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    starts.append({"time_utc": began, "command": command, "commit": _commit(), "torch": _version("torch")})
-    write_json(
-        run.provenance,
-        {
-            "fovea": __version__,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "packages": {name: _version(name) for name in _PACKAGES},
-            "machine": {
-                "system": platform.system(),
-                "architecture": platform.machine(),
-                "processor": _processor(),
-                "cores": os.cpu_count(),
-            },
-            "starts": starts,
-            **fingerprints,
-        },
-    )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of the source tree that fovea runs from, "-dirty" if changed; None when it is not a checkout."""
-    source = Path(__file__).resolve().parents[3]
-    if not (source / ".git").exists():
-        return None
-    asked = subprocess.run(
-        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def command_line() -> str:
-    """The command as typed, for provenance; the program's own path is left out."""
-    return " ".join(["fovea", *sys.argv[1:]])
+def _end_last_line(path: Path) -> None:
+    """A last line that a kill or a full disk has torn stays alone on its line."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from fovea.data.activations import ActivationChunks, Chunk, TokenFilter, spread
 from fovea.data.tokens import PackedTokens
+from fovea.errors import DamagedError
 from fovea.eval.bootstrap import Resampled, resample
 from fovea.eval.candidates import Alone, Candidate, GeneralAlone, Reconstruction, Trained, general_reconstruction
 from fovea.eval.density import FiringCounts, count_firing, load_counts, save_counts
@@ -74,8 +76,8 @@ def control_of(name: str, domain: DomainConfig, *, sae: SAE, seed: int) -> Conte
 
 def general_of(subject: Subject, domain: DomainConfig) -> Contender:
     """g alone."""
-    assert subject.general is not None, "only a run with g has it as a contender"
-    sae = subject.general.sae
+    assert subject.frozen is not None, "only a run with g has it as a contender"
+    sae = subject.frozen.sae
     info = JobInfo("g", "general", sae.file_architecture, domain.name, None, fingerprint(sae))
     return Contender(info, sae, GeneralAlone(), None)
 
@@ -83,7 +85,7 @@ def general_of(subject: Subject, domain: DomainConfig) -> Contender:
 def bench_of(subject: Subject, keep: TokenFilter, mean: Float[Tensor, " d_in"], *, ranks: Ranks = ALONE) -> Bench:
     """What all evaluations of a run share."""
     general = None if subject.frozen is None else _in_units_of_x(subject.frozen)
-    return Bench(subject.lm, subject.hook_point, keep, general, mean, ranks=ranks)
+    return Bench(subject.lm, subject.hook_point, keep, general, mean, ranks=ranks, device=subject.device)
 
 
 def _in_units_of_x(frozen: FrozenSAE) -> Callable[[Tensor], Reconstruction]:
@@ -174,7 +176,7 @@ class DomainMeasurement:
         key = self._key(packed, wanted)[:16]
         path = self.run.evaluation / self.domain.name / f"firing-{packed.name}-{packed.split}-{key}.safetensors"
         # What the first rank sees decides: files reach other machines late.
-        if ranks.any(ranks.is_first and path.exists()):
+        if ranks.any(ranks.is_first and _is_whole(path)):
             return ranks.after_first(lambda: load_counts(path))
         with stage(f"counting firing on {packed.name} ({packed.split})", wanted, unit="tokens") as advance:
             done = 0
@@ -185,7 +187,8 @@ class DomainMeasurement:
                 done = n_done
 
             encoders = {contender.info.job: contender.sae.encode for contender in self.contenders}
-            counts = count_firing(_spread_rows(chunks, wanted, ranks), encoders, observe=observe, ranks=ranks)
+            rows, device = _spread_rows(chunks, wanted, ranks), self.bench.device
+            counts = count_firing(rows, encoders, device=device, observe=observe, ranks=ranks)
         ranks.by_first(lambda: save_counts(path, counts))
         return counts
 
@@ -200,7 +203,7 @@ class DomainMeasurement:
     def _key(self, packed: PackedTokens, n_contexts: int) -> str:
         parts: dict[str, Any] = {
             "lm": self.bench.lm.fingerprint,
-            "dtype": str(self.bench.lm.dtype),
+            "dtype": self.bench.lm.computation,
             "hook_point": str(self.bench.hook_point),
             "filter": self.bench.token_filter.to_dict(),
             "tokens": packed.fingerprint,
@@ -209,6 +212,18 @@ class DomainMeasurement:
             "saes": [contender.info.sae_fingerprint for contender in self.contenders],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether firing counts are there and unharmed."""
+    try:
+        load_counts(path)
+    except FileNotFoundError:
+        return False
+    except DamagedError as error:
+        log.warning("%s: firing is counted again", error)
+        return False
+    return True
 
 
 def _curves(contenders: list[Contender]) -> list[Curve]:

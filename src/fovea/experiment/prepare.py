@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fovea.atomic import write_json
+from fovea.atomic import write_checked_json
 from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, sample_rows
 from fovea.data.batching import batch_record, fastest_batch
 from fovea.data.cache import SharedCache
@@ -20,8 +20,8 @@ from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
+from fovea.errors import DamagedError
 from fovea.experiment.calibration import (
-    ANEW,
     Calibration,
     calibration_file,
     read_batch_size,
@@ -31,8 +31,7 @@ from fovea.experiment.calibration import (
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
-from fovea.experiment.sharing import local_device
-from fovea.foreign import read_object
+from fovea.experiment.sharing import local_device, sae_device
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
 from fovea.lm.memory import keep_freed_memory
@@ -40,12 +39,12 @@ from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
 from fovea.sae.sanity import sanity
-from fovea.tensorfile import write_tensors
+from fovea.tensorfile import write_checked
 
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192
 
-_SANITY_ROWS = 2048
+SANITY_ROWS = 2048
 "Tokens of general text on which g is tried before anything is trained."
 
 
@@ -55,7 +54,11 @@ class Subject(NamedTuple):
     lm: LM
     hook_point: HookPoint
     general: LoadedSAE | None
+    "g as loaded, on the CPU, where jobs begin."
     frozen: FrozenSAE | None
+    "g as it is run, on `device`."
+    device: torch.device = torch.device("cpu")
+    "Where SAEs train and are measured."
 
 
 class Material(NamedTuple):
@@ -67,29 +70,43 @@ class Material(NamedTuple):
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
-    """The lm and g, checked against each other; the lm on this rank's own device.
+    """The lm and g, checked against each other, each on this rank's own device.
 
     Raises:
         ModelError: the hook point is not in the lm.
         SAEError: g has another width or belongs to another hook point or lm.
     """
     keep_freed_memory()
-    lm = load_lm(config.lm.model, dtype=config.lm.dtype, device=local_device(config.lm.device))
+    device = sae_device(config)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of this process: what names no number means this one
+    lm = load_lm(
+        config.lm.model,
+        dtype=config.lm.dtype,
+        device=local_device(config.lm.device),
+        compiled=config.lm.compile,
+    )
     hook_point = HookPoint.parse(config.lm.hook_point)
     lm.check(hook_point)
     if config.general is None:
-        return Subject(lm, hook_point, None, None)
+        return Subject(lm, hook_point, None, None, device)
     general = load_sae(config.general.sae)
     check_fits(general, lm_name=lm.name, d_model=lm.d_model, hook_point=str(hook_point))
     _warn_of_another_lm(general, lm.name)
-    return Subject(lm, hook_point, general, FrozenSAE(general.sae))
+    return Subject(lm, hook_point, general, FrozenSAE(general.sae, device=device), device)
 
 
 def _warn_of_another_lm(general: LoadedSAE, name: str) -> None:
     """Say it when g's file names another lm. A warning: a model has many names (hub id, folder)."""
-    named = general.metadata.model_name
-    if named and named.rstrip("/").rsplit("/", 1)[-1].lower() != name.rstrip("/").rsplit("/", 1)[-1].lower():
+    if names_another_lm(general, name):
+        named = general.metadata.model_name
         log.warning("general SAE %r says it was trained on %r; the experiment runs %r", general.reference, named, name)
+
+
+def names_another_lm(sae: LoadedSAE, lm_name: str) -> bool:
+    """Whether an SAE's file names an lm whose last part of the name is another."""
+    last = [name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (sae.metadata.model_name or "", lm_name)]
+    return bool(last[0]) and last[0] != last[1]
 
 
 def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
@@ -117,7 +134,9 @@ def _tokens(
     packing = PackingConfig(context_size=config.text.context_size, prepend_bos=config.text.prepend_bos)
     cleaner = None
     if isinstance(source, DomainConfig) and source.clean is not None:
-        scorer = LMScorer(load_lm(source.clean.scorer, device=config.lm.device), n_tokens=source.clean.piece_tokens)
+        scorer = LMScorer(
+            load_lm(source.clean.scorer, device=str(subject.lm.device)), n_tokens=source.clean.piece_tokens
+        )
         cleaner = Cleaner(scorer, max_loss=source.clean.max_loss)
     limits = [limit for limit in (source.max_train_tokens, source.max_heldout_tokens) if limit]
     total = sum(limits) if len(limits) == 2 else None
@@ -142,14 +161,17 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, 
     """
     path = run.calibration / "filter.json"
     if path.exists():
-        return read_filter(run)
+        try:
+            return read_filter(run)
+        except DamagedError as error:
+            log.warning("the token filter is measured again: %s", error)
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
     rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
     median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
     _write_calibration(calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
-    write_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
+    write_checked_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
     return measured
 
@@ -223,10 +245,10 @@ def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subjec
         known = None if shared is None else batch_record(Path(shared), subject.lm, subject.hook_point, packed=packed)
         if known is None or not known.exists():
             found = fastest_batch(subject.lm, subject.hook_point, packed, largest=config.text.contexts_per_chunk)
-            write_json(path if known is None else known, found)
+            write_checked_json(path if known is None else known, found)
         if known is not None:
-            write_json(path, read_object(known, known.parent, ANEW))
-    n_contexts = read_batch_size(run)
+            write_checked_json(path, read_batch_size(known))
+    n_contexts: int = read_batch_size(path)["contexts_per_batch"]
     log.info("the lm sees %d contexts at once (%s)", n_contexts, path)
     return n_contexts
 
@@ -257,9 +279,12 @@ def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
     """Mean and scale of x on rows from all over a split, measured once per run and stored."""
     path = calibration_file(run, chunks.packed.name)
-    if not path.exists():
-        rows = _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter)
-        _write_calibration(path, rows)
+    if path.exists():
+        try:
+            return read_calibration(run, chunks.packed.name)
+        except DamagedError as error:
+            log.warning("mean and scale of %s are measured again: %s", chunks.packed.name, error)
+    _write_calibration(path, _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter))
     return read_calibration(run, chunks.packed.name)
 
 
@@ -271,14 +296,14 @@ def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, ke
 def _write_calibration(path: Path, rows: Tensor) -> None:
     fitted = InputScale.fit(rows)
     scale = torch.tensor([fitted.scale], dtype=torch.float64)
-    write_tensors(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
+    write_checked(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
 
 
 def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:
     """Say it when g does not rebuild general text, and name the convention under which it would."""
     if subject.general is None:
         return
-    found = sanity(subject.general.sae, rows[:_SANITY_ROWS])
+    found = sanity(subject.general.sae, rows[:SANITY_ROWS])
     log.info("general SAE: FVU %.3f on general text", found.fvu)
     if found.warning is not None:
         log.warning("general SAE %r: %s", subject.general.reference, found.warning)

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from fovea.atomic import write_json
-from fovea.errors import ConfigError, RunError
+from fovea.errors import ConfigError, RunError, SAEError
 from fovea.eval.downstream import Bench
 from fovea.eval.latents import write_definitions
 from fovea.eval.matched import Comparison, write_comparisons
@@ -24,11 +24,12 @@ from fovea.experiment.config import ExperimentConfig, load_experiment
 from fovea.experiment.contenders import saved_contenders, untrained_controls
 from fovea.experiment.excluded import count_excluded
 from fovea.experiment.features import collect_features
-from fovea.experiment.fit import Sources, check_sparsities, fit_domain, remove_working_files
-from fovea.experiment.folder import RunFolder, command_line, open_run, write_provenance
+from fovea.experiment.fit import Sources, check_sparsities, fit_domain, refuse_if_all_stopped, remove_working_files
+from fovea.experiment.folder import RunFolder, open_run
 from fovea.experiment.latents import measure_latents
 from fovea.experiment.measure import Contender, DomainMeasurement, bench_of
 from fovea.experiment.prepare import (
+    Material,
     Subject,
     calibrate,
     general_provenance,
@@ -36,7 +37,8 @@ from fovea.experiment.prepare import (
     materials,
     warn_if_misread,
 )
-from fovea.experiment.sharing import settle
+from fovea.experiment.provenance import command_line, note_start, note_texts
+from fovea.experiment.sharing import sae_device, settle
 from fovea.profile import profiled, span
 from fovea.sae.files import fingerprint, read_sae, save_sae
 from fovea.together import joined
@@ -61,7 +63,8 @@ def run_experiment(config: ExperimentConfig, out: Path, *, resume: bool = False,
         RankError: another rank was lost; resume goes on, on any number of ranks that divides train.shards.
         Interrupted: a signal came; resume goes on to the same bytes.
     """
-    with joined(timeout_seconds=config.train.rank_timeout_seconds, device=config.lm.device) as ranks:
+    device = sae_device(config).type
+    with joined(timeout_seconds=config.train.rank_timeout_seconds, device=device) as ranks:
         config = settle(config, out, ranks)
         with (
             open_run(out, config, resume=resume, ranks=ranks) as run,
@@ -79,6 +82,7 @@ def _run(config: ExperimentConfig, run: RunFolder) -> None:
     check_sparsities(config, subject)
     with span("tokenise, measure the filter"):
         found = ranks.after_first(lambda: materials(config, run, subject))
+        ranks.by_first(lambda: _note_texts(run, found))
     with span("measure the scales"):
         calibrations = ranks.after_first(lambda: {name: calibrate(run, m.train) for name, m in found.items()})
     if "general" in calibrations and ranks.is_first:
@@ -94,6 +98,7 @@ def _run(config: ExperimentConfig, run: RunFolder) -> None:
     for domain in config.domain:
         with span(f"train on {domain.name}"):
             fit_domain(config, run, subject, domain=domain, sources=sources[domain.name])
+    refuse_if_all_stopped(config, run)
     # Mean ablation puts in the mean of general text, or of D where there is none: "general" comes first.
     reference = next(iter(found))
     bench = bench_of(subject, found[reference].train.token_filter, calibrations[reference].input.mean, ranks=ranks)
@@ -107,8 +112,18 @@ def _run(config: ExperimentConfig, run: RunFolder) -> None:
 
 
 def _begin(run: RunFolder, subject: Subject) -> None:
-    write_provenance(run, command=command_line(), fingerprints=general_provenance(subject))
-    _keep_general(run, subject)
+    before = note_start(run, command=command_line(), fingerprints=general_provenance(subject))
+    _keep_general(run, subject, is_known=before.get("general_sae") is not None)
+
+
+def _note_texts(run: RunFolder, found: Mapping[str, Material]) -> None:
+    note_texts(
+        run,
+        {
+            name: {"train": m.train.packed.fingerprint, "heldout": m.heldout.packed.fingerprint}
+            for name, m in found.items()
+        },
+    )
 
 
 def _measure(
@@ -127,7 +142,7 @@ def _measure(
         contenders = [*saved_contenders(config, run, subject, domain=domain), *controls[domain.name]]
         measurement = DomainMeasurement(config, run, domain=domain, bench=bench, sources=own, contenders=contenders)
         found = measurement.run_parts()
-        g = None if subject.general is None else subject.general.sae
+        g = None if subject.frozen is None else subject.frozen.sae
         records += [*found.records, *measure_latents(measurement, run, general_sae=g)]
         comparisons += found.comparisons
     if run.ranks.is_first:
@@ -136,21 +151,31 @@ def _measure(
         write_metrics(run.metrics, records)
 
 
-def _keep_general(run: RunFolder, subject: Subject) -> None:
-    """Write g into the run, or check that the run's g is still the one that the experiment names.
+def _keep_general(run: RunFolder, subject: Subject, *, is_known: bool) -> None:
+    """Write g into the run, unless it is there and whole.
+
+    Args:
+        is_known: The run has noted which g it began with, and this is it.
 
     Raises:
-        RunError: g has changed since the run began.
+        RunError: g is not the one in the run.
     """
     if subject.general is None:
         return
-    if not (run.general / "cfg.json").exists():
-        save_sae(subject.general.sae, run.general, metadata=subject.general.metadata)
-    elif fingerprint(read_sae(run.general).sae) != fingerprint(subject.general.sae):
-        raise RunError(
-            f"general SAE {subject.general.reference!r} has changed since this run began; put the old one back, or use "
-            "another folder"
-        )
+    if (run.general / "cfg.json").exists():
+        try:
+            kept = fingerprint(read_sae(run.general).sae)
+        except SAEError as error:
+            kept = str(error)
+        if kept == fingerprint(subject.general.sae):
+            return
+        if not is_known:
+            raise RunError(
+                f"general SAE {subject.general.reference!r} is not the one in {run.general}; put the old one back, or "
+                "start in a new folder"
+            )
+        log.warning("%s is damaged (%s): g is written again", run.general, kept)
+    save_sae(subject.general.sae, run.general, metadata=subject.general.metadata)
 
 
 def _finish(run: RunFolder, excluded: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How a run is shared out: its number of shards, fixed when it starts, and what the ranks may be.
+"""How a run is shared out: its shards, fixed when it starts, what the ranks may be, and on which device each works.
 
 train.shards = "auto" --new run--> one for each rank        --run folder--> as many as it began with
 """
@@ -6,9 +6,12 @@ train.shards = "auto" --new run--> one for each rank        --run folder--> as m
 import os
 from pathlib import Path
 
+import torch
+
 from fovea.errors import ConfigError
 from fovea.experiment.config import ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
+from fovea.lm.files import choose_device
 from fovea.ranks import Ranks
 
 
@@ -32,6 +35,24 @@ def local_device(name: str) -> str:
     """Where this process computes: "cuda" is the GPU of its number among the ranks of its machine."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if name == "cuda" and local is not None else name
+
+
+def sae_device(config: ExperimentConfig) -> torch.device:
+    """Where this process trains and measures SAEs.
+
+    Sums over tokens are float64, which MPS lacks: beside an lm there, SAEs stay on the CPU.
+
+    Raises:
+        ConfigError: a device that the experiment names is not there, or not one for SAEs.
+    """
+    of_lm = choose_device(local_device(config.lm.device))
+    name = config.train.device
+    if name == "auto":
+        return torch.device("cpu") if of_lm.type == "mps" else of_lm
+    device = choose_device(local_device(name), setting="train.device")
+    if device.type == "mps":
+        raise ConfigError(f"train.device = {name!r} has no float64, in which sums are taken; use 'cpu'")
+    return device
 
 
 def _check(config: ExperimentConfig, n_shards: int, ranks: Ranks) -> None:

@@ -223,6 +223,7 @@ def gather(
     encoders: Mapping[str, Callable[[Tensor], Tensor]],
     *,
     n_top: int,
+    device: torch.device | str = "cpu",
     observe: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Gathered], "Totals"]:
     """Read a corpus once and gather what every SAE does on it.
@@ -230,6 +231,7 @@ def gather(
     Args:
         encoders: SAE name -> encode in inference form.
         n_top: Largest activations kept of each latent.
+        device: Where the SAEs lie.
         observe: Called after each chunk with the number of contexts read so far.
 
     Raises:
@@ -245,8 +247,9 @@ def gather(
             first, last = int(chunk.contexts.min()), int(chunk.contexts.max()) + 1
             windows = _windows_from(window_hashes(reading.tokens(first, last)), first * size)
             locations = (chunk.contexts * size + chunk.positions).numpy()
+            x = chunk.x.to(device)
             for name, encode in encoders.items():
-                firings, d_sae = _firings(name, encode, chunk.x, locations)
+                firings, d_sae = _firings(name, encode, x, locations)
                 if name not in gatherers:
                     gatherers[name] = Gatherer(
                         d_sae, n_top=n_top, n_tokens=reading.n_contexts * size, context_size=size
@@ -287,9 +290,9 @@ def _firings(
             )
         d_sae = found.shape[1]
         row, latent = (found > 0).nonzero(as_tuple=True)
-        rows.append(row + start)
-        latents.append(latent)
-        values.append(found[row, latent])
+        values.append(found[row, latent].cpu())
+        rows.append(row.cpu() + start)
+        latents.append(latent.cpu())
     latent, order = torch.cat(latents).sort(stable=True)
     at = locations[torch.cat(rows)[order].numpy()]
     return Firings(latent.numpy(), at, torch.cat(values)[order].float().numpy()), d_sae

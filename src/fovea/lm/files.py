@@ -84,19 +84,23 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(flags[1].split()) if flags else frozenset()
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, setting: str = "lm.device") -> torch.device:
     """The device called `name`.
 
+    Args:
+        setting: What named it, for the message.
+
     Raises:
-        ConfigError: torch does not know it, or it is not there.
+        ConfigError: torch does not know it, it is not there, or it holds no numbers.
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # "meta" fails here
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        others = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or "none here"
         raise ConfigError(
-            f"device = {name!r} cannot be used ({reason}); use 'cpu' or a device that torch sees"
+            f"{setting} = {name!r} cannot be used ({reason}); use 'cpu' or another that torch sees ({others})"
         ) from None
     return device
 

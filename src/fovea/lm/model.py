@@ -8,15 +8,15 @@ Legend: x is float32, an exact upcast of the compute dtype; `hidden` is after th
 """
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -25,6 +25,9 @@ from fovea.lm import fingerprint, running
 from fovea.lm.hookpoint import SITES, HookPoint
 from fovea.lm.running import Feed, LayerParts, Tap
 from fovea.lm.structure import dissect
+
+if TYPE_CHECKING:
+    from fovea.lm.compiled import CompiledLayers
 
 
 class Prefix(NamedTuple):
@@ -45,13 +48,21 @@ class LM:
     Args:
         name: Reference under which the user knows it.
         folder: Folder of its files, hashed for the fingerprint; without one the tensors in memory are hashed.
+        compiled: Run whole layers as compiled code (fovea.lm.compiled) in `activations`, `prefix` and `resume`.
 
     Raises:
         ModelError: the architecture is not supported, or the tokenizer has no end-of-text token.
+        ConfigError: compiled code is asked for where there is no compiler.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str, folder: Path | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        folder: Path | None = None,
+        compiled: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -68,6 +79,7 @@ class LM:
             config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
         )
         self.separator_id = _separator_id(tokenizer, name)
+        self._compiled = _compiled_layers(self._layers, name, self.device) if compiled else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,6 +90,11 @@ class LM:
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.model.device
+
+    @property
+    def computation(self) -> str:
+        """What decides the last bits of activations besides the weights: for keys of what is kept."""
+        return f"{self.dtype} on {self.device.type}" + (", compiled" if self._compiled else "")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -153,8 +170,10 @@ class LM:
         """
         assert x.shape == prefix.x.shape, f"x has shape {tuple(x.shape)}, the prefix {tuple(prefix.x.shape)}"
         x = x.to(self.device, self.dtype)
-        with self._running:
-            return running.resume(self.model.base_model, _feed(prefix, x), layers=self._layers)
+        feed = _feed(prefix, x)
+        inside = feed.attn_out is not None or feed.mlp_out is not None
+        with self._running, self._stand_in(but=[self._layers[feed.start].layer] if inside else []):
+            return running.resume(self.model.base_model, feed, layers=self._layers)
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_vocab"]:
@@ -192,7 +211,8 @@ class LM:
     def _run(self, tokens: Tensor, hook_point: HookPoint, *, kept: list[Tap]) -> list[Tensor]:
         tap = _tap(hook_point, self._parts(hook_point))
         self._check_tokens(tokens)
-        with self._running:
+        layer = self._layers[hook_point.layer].layer
+        with self._running, self._stand_in(but=[] if tap.module is layer else [layer]):
             seen = running.capture(self.model.base_model, tokens.to(self.device), taps=[*kept, tap])
         if not seen[-1].isfinite().all():
             raise ModelError(
@@ -200,6 +220,10 @@ class LM:
                 "its weights are damaged, or that dtype overflows: fetch the model again or use dtype 'float32'"
             )
         return seen
+
+    def _stand_in(self, *, but: list[nn.Module]) -> AbstractContextManager[None]:
+        """Compiled layers, if there are any; a layer that is entered or left halfway runs as it is."""
+        return self._compiled.stand_in(but=but) if self._compiled else nullcontext()
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or not tokens.numel():
@@ -250,6 +274,12 @@ def _feed(prefix: Prefix, x: Tensor) -> Feed:
             return Feed(layer, prefix.resid_pre, attn_out=prefix.attn_out, mlp_out=x)
         case "resid_post":
             return Feed(layer + 1, x)
+
+
+def _compiled_layers(layers: Sequence[LayerParts], name: str, device: torch.device) -> "CompiledLayers":
+    from fovea.lm.compiled import CompiledLayers  # brings the compiler, a second of import that few need
+
+    return CompiledLayers(layers, name=name, device=device)
 
 
 def _separator_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:

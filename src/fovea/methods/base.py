@@ -19,13 +19,13 @@ from fovea.sae.files import LoadedSAE
 
 
 class Batch(NamedTuple):
-    """Activation vectors with what every job needs to know about them."""
+    """Activation vectors with what every job needs to know about them. Row order has no meaning but for the shards."""
 
     x: Float[Tensor, "tokens d_in"]
     x_general: Float[Tensor, "tokens d_in"] | None
     "g(x), the general SAE's reconstruction in fp32, computed once for all jobs; None when no job reads it."
     is_domain: Bool[Tensor, " tokens"]
-    "True where the token comes from the domain corpus. Row order carries no meaning but for the shards."
+    "True where the token comes from the domain corpus; on the CPU, where rows are chosen without waiting for x."
     n_shards: int = 1
     "The rows are so many equal parts, one after the other, each from its own shard of the stream."
 

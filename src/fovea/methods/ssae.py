@@ -53,7 +53,7 @@ class SSAE(Method):
         """x - g(x) on the domain, both fp32 before the subtraction; 0 on general rows."""
         assert batch.x_general is not None, "the stream must carry g(x) for a method that reads it"
         residual = batch.x - batch.x_general
-        return torch.where(batch.is_domain[:, None], residual, 0.0)
+        return torch.where(batch.is_domain.to(residual.device)[:, None], residual, 0.0)
 
     def combine(
         self, x_general: Float[Tensor, "*batch d_in"] | None, x_hat: Float[Tensor, "*batch d_in"]

@@ -25,7 +25,7 @@ METHOD_ORDER = ("general", "direct", "finetune", "ssae", "mix", "extend", "stitc
 NOT_TRAINED = frozenset({"general", "control", "lm"})
 SHARED = frozenset({"general", "lm"})
 
-AGAIN = Refusal(RunError, "evaluate the run again")
+AGAIN = Refusal(RunError, "continue the run with --resume")
 
 LineT = TypeVar("LineT", bound=BaseModel)
 
@@ -159,7 +159,8 @@ def read_run(run: Path) -> RunData:
     path = run / "metrics.jsonl"
     if not is_there(path, run, AGAIN):
         raise RunError(
-            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run"
+            f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run, or "
+            "finish this one with --resume"
         )
     records = _read_lines(path, run, Record)
     if not records:
@@ -259,7 +260,7 @@ def _parse(line: str, kind: type[LineT], *, where: str) -> LineT:
         return kind.model_validate(value)
     except ValidationError as error:
         what = str(error).splitlines()[0]
-        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); {AGAIN.again}") from None
+        raise AGAIN.of(f"{where}: not a {kind.__name__.lower()} ({what})") from None
 
 
 def _read_jsons(run: Path, folder: str, name: str) -> dict[str, dict[str, Any]]:

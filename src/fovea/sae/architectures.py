@@ -7,6 +7,7 @@ from pydantic import Field
 
 from fovea.sae.base import SAE, Weights
 from fovea.sae.batch_topk import BatchTopKConfig
+from fovea.sae.blocks import ARCHITECTURE, BlocksSAE, read_blocks
 from fovea.sae.gated import GatedConfig, GatedSAE
 from fovea.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
 from fovea.sae.relu import ReLUConfig, ReLUSAE
@@ -26,5 +27,8 @@ FILE_FORMS: Mapping[str, Callable[[Weights, Mapping[str, Any]], SAE]] = {
     "gated": lambda weights, _: GatedSAE(weights),
     "jumprelu": lambda weights, _: JumpReLUSAE(weights),
     "topk": lambda weights, cfg: TopKSAE(weights, TopKConfig(k=cfg["k"])),
+    ARCHITECTURE: lambda weights, cfg: BlocksSAE(
+        weights, read_blocks(cfg, weights.W_enc.shape[1], where="a stack of blocks")
+    ),
 }
 """What `architecture` in cfg.json stands for: weights and the whole cfg to an SAE."""

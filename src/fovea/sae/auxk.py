@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fovea.ranks import Mesh
+from fovea.sae import native
 from fovea.sae.base import SAE, ComputeDtype, LossTerms, StepResult, StepState
 from fovea.sae.encoder import Encoder, known_product
 from fovea.sae.exchange import no_code, topk
 from fovea.sae.select import Dead, Selection, only_dense, top_of_rows
-from fovea.sae.sparse import ByLatent, Parts, SparseCode, dense_reconstruct, entry_pre, join, rebuild
+from fovea.sae.sparse import ByLatent, Parts, SparseCode, dense_reconstruct, entry_pre, join, rebuild, squared_errors
 from fovea.sae.terms import mse
 
 DENSE_UP_TO = 6
@@ -73,11 +74,16 @@ def step(
         code, of_dead = select(at.x_centred, at.encoder, ask)
         if mesh.latents.size > 1:
             of_dead = _of_all_dead(of_dead, code, how, k_aux=k_aux_for(sae.d_in), mesh=mesh)
-    x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, mesh.once(sae.b_dec))
-    x_hat = mesh.whole(x_hat)
-    terms = {"mse": mse(x_hat, target)}
-    if error_hat is not None:
-        terms["auxk"] = how.aux_weight * mse(mesh.whole(error_hat), target - x_hat.detach())
+    if how.dense or mesh.latents.size > 1 or not native.usable(target):
+        x_hat, error_hat = (_dense_rebuilt if how.dense else _rebuilt)(at, code, of_dead, dead, mesh.once(sae.b_dec))
+        x_hat = mesh.whole(x_hat)
+        squared = mse(x_hat, target)
+        of_error = None if error_hat is None else mse(mesh.whole(error_hat), target - x_hat.detach())
+    else:
+        x_hat, squared, of_error = _at_once(at, code, of_dead, dead, at_output=(sae.b_dec, target))
+    terms = {"mse": squared}
+    if of_error is not None:
+        terms["auxk"] = how.aux_weight * of_error
     counts = code.counts()
     smallest = code.values.min() if len(code.values) else code.values.new_tensor(float("nan"))
     return StepResult(
@@ -130,6 +136,25 @@ def _rebuilt(
         return both[:n] + b_dec, both[n:]
     x_hat = rebuild(by_latent, values, at.parts.W_dec, b_dec=b_dec)
     return x_hat, None if of_dead is None else _from_few_dead(at, of_dead, dead)
+
+
+def _at_once(
+    at: Competition,
+    code: SparseCode,
+    of_dead: SparseCode | Tensor | None,
+    dead: Tensor,
+    *,
+    at_output: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x_hat, its mse and that of e_hat: what `_rebuilt` and `mse` give, in one pass. `at_output`: b_dec and target."""
+    b_dec, target = at_output
+    by_latent = ByLatent(join(code, of_dead) if isinstance(of_dead, SparseCode) else code)
+    values = entry_pre(by_latent, at.x_centred, at.parts)
+    squares, x_hat = squared_errors(by_latent, values, at.parts.W_dec, b_dec=b_dec, target=target)
+    squared, *of_error = (part.mean() for part in squares.split(len(target)))
+    if isinstance(of_dead, Tensor):
+        return x_hat, squared, mse(_from_few_dead(at, of_dead, dead), target - x_hat)
+    return x_hat, squared, of_error[0] if of_error else None
 
 
 def _from_few_dead(

@@ -86,6 +86,22 @@ class Elementwise(NamedTuple):
     threshold: Float[Tensor, " d_sae"]
 
 
+class Block(NamedTuple):
+    """Consecutive latents with one rule: the k largest fire, or, where k is None, those above their threshold."""
+
+    size: int
+    k: int | None
+
+
+class BlockRule(NamedTuple):
+    """An encoder as blocks of latents; thresholds are 0 where a block has k."""
+
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    threshold: Float[Tensor, " d_sae"]
+    blocks: tuple[Block, ...]
+
+
 class SAE(nn.Module, ABC):
     """Sparse autoencoder with float32 weights.
 
@@ -174,11 +190,15 @@ class SAE(nn.Module, ABC):
 
     @abstractmethod
     def elementwise(self) -> Elementwise:
-        """The encoder as one threshold rule per latent, which is what can be stacked.
+        """The encoder as one threshold rule per latent, which is what stacks into a jumprelu SAE.
 
         Raises:
             SAEError: latents compete with each other, so no such rule exists.
         """
+
+    def block_rule(self) -> BlockRule:
+        """The encoder as blocks, which every architecture has: one without competition unless it says otherwise."""
+        return BlockRule(*self.elementwise(), (Block(self.d_sae, None),))
 
     def file_settings(self) -> dict[str, Any]:
         """Keys of cfg.json that only this architecture has."""

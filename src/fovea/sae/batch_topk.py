@@ -67,9 +67,9 @@ class BatchTopKSAE(SAE):
         super().__init__(weights, unit_decoder=True)
         check_k(config.k, self.d_sae)
         self.config, self.k = config, config.k
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.register_buffer("threshold_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
+        self.b_enc = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.register_buffer("threshold_sum", self.W_enc.new_zeros((), dtype=torch.float64))
+        self.register_buffer("threshold_weight", self.W_enc.new_zeros((), dtype=torch.float64))
 
     @property
     def threshold(self) -> Float[Tensor, ""]:
@@ -107,11 +107,11 @@ class BatchTopKSAE(SAE):
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:
         """Average the smallest kept activation into the threshold; a batch that kept nothing says nothing."""
-        smallest = result.observed["smallest_kept"].double()
-        if not torch.isnan(smallest):
-            decay = self.config.threshold_decay
-            self.threshold_sum.mul_(decay).add_((1 - decay) * smallest)
-            self.threshold_weight.mul_(decay).add_(1 - decay)
+        smallest, decay = result.observed["smallest_kept"].double(), self.config.threshold_decay
+        # Chosen where the numbers lie: asking which it is would wait for the device.
+        is_none = smallest.isnan()
+        for total, new in ((self.threshold_sum, smallest), (self.threshold_weight, torch.ones_like(smallest))):
+            total.copy_(torch.where(is_none, total, decay * total + (1 - decay) * new))
 
     @torch.no_grad()
     def inference_form(self) -> JumpReLUSAE:

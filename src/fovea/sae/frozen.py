@@ -22,8 +22,8 @@ class FrozenSAE:
     that they did not move.
     """
 
-    def __init__(self, sae: SAE) -> None:
-        self.sae = sae.inference_form().requires_grad_(False).eval()
+    def __init__(self, sae: SAE, *, device: torch.device | str = "cpu") -> None:
+        self.sae = sae.inference_form().requires_grad_(False).eval().to(device)
 
     @property
     def d_in(self) -> int:

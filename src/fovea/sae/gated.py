@@ -19,9 +19,11 @@ from jaxtyping import Float, Num
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from fovea.sae import native
 from fovea.sae.active import Active, active
 from fovea.sae.base import SAE, Elementwise, LossTerms, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import trained_pre
+from fovea.sae.select import only_dense
 from fovea.sae.terms import l1, mse
 
 
@@ -79,9 +81,9 @@ class GatedSAE(SAE):
     def __init__(self, weights: Weights, config: GatedConfig | None = None) -> None:
         super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
         self.config = config
-        self.b_gate = nn.Parameter(torch.zeros(self.d_sae))
-        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
-        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_gate = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.b_mag = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.r_mag = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: magnitudes where the gate is above 0."""
@@ -120,9 +122,14 @@ class GatedSAE(SAE):
     ) -> "Rebuilt":
         """Dense: the reference, and faster while many gates are open."""
         product = trained_pre(self, x, torch.zeros_like(self.b_gate), compute_dtype=config.compute_dtype)
+        W_aux, b_aux = self._aux_decoder(b_dec, config)
+        if native.usable(product) and not only_dense():
+            found = native.gates(product, self.b_gate, self.r_mag.exp(), b_mag=self.b_mag)
+            x_hat, x_hat_of_gate = found.latents @ self.W_dec + b_dec, found.open @ W_aux + b_aux
+            penalty = found.sum_open if norms is None else found.sum_open * norms
+            return Rebuilt(x_hat, x_hat_of_gate, penalty.sum() / len(x), found.n_fired)
         gate = product + self.b_gate
         latents, open_gate = self._magnitude(product, gate), gate.relu()
-        W_aux, b_aux = self._aux_decoder(b_dec, config)
         return Rebuilt(
             latents @ self.W_dec + b_dec,
             open_gate @ W_aux + b_aux,

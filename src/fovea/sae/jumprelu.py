@@ -101,8 +101,8 @@ class JumpReLUSAE(SAE):
     def __init__(self, weights: Weights, config: JumpReLUConfig | None = None) -> None:
         super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
         self.config = config
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.scaled_threshold = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_enc = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
+        self.scaled_threshold = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     @property
     def threshold(self) -> Float[Tensor, " d_sae"]:

@@ -47,9 +47,10 @@ def gather(
     block = min(512, _power_of_2(width))
     if n_groups:
         grid = (n_groups, -(-width // block))
-        _source().gather_kernel[grid](
-            offsets, indices.contiguous(), values.contiguous(), rows.contiguous(), out, width, BLOCK=block
-        )
+        with torch.cuda.device_of(rows):  # Triton launches on the current device, whatever its arguments lie on
+            _source().gather_kernel[grid](
+                offsets, indices.contiguous(), values.contiguous(), rows.contiguous(), out, width, BLOCK=block
+            )
     return out
 
 
@@ -65,16 +66,17 @@ def sampled_product(
     out = left_rows.new_empty(n)
     if n:
         source, block = _source(), min(128, _power_of_2(width))
-        source.sampled_kernel[(-(-n // source.ENTRIES),)](
-            left.contiguous(),
-            right.contiguous(),
-            left_rows.contiguous(),
-            right_rows.contiguous(),
-            out,
-            n,
-            width,
-            BLOCK=block,
-        )
+        with torch.cuda.device_of(left_rows):
+            source.sampled_kernel[(-(-n // source.ENTRIES),)](
+                left.contiguous(),
+                right.contiguous(),
+                left_rows.contiguous(),
+                right_rows.contiguous(),
+                out,
+                n,
+                width,
+                BLOCK=block,
+            )
     return out
 
 

@@ -28,7 +28,7 @@ def load(reference: str) -> LoadedSAE:
     if colon and scheme in _SCHEMES:
         return _SCHEMES[scheme](rest)._replace(reference=reference)
     layout, place = (scheme, rest) if colon and scheme in LAYOUTS else (None, reference)
-    path = _fetched(place.removeprefix("hf:")) if place.startswith("hf:") else expanded(place, _PATH)
+    path = fetched(place.removeprefix("hf:")) if place.startswith("hf:") else expanded(place, _PATH)
     try:
         return read_any(path, layout=layout, reference=reference)
     except OSError as error:
@@ -41,7 +41,7 @@ def _bundled(name: str) -> LoadedSAE:
     return read_sae(general_folder(name))
 
 
-def _fetched(rest: str) -> Path:
+def fetched(rest: str) -> Path:
     """Where the cache has what OWNER/REPO/PATH names, downloaded if need be; without a network, what is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

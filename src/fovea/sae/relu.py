@@ -63,7 +63,7 @@ class ReLUSAE(SAE):
     def __init__(self, weights: Weights, config: ReLUConfig | None = None) -> None:
         super().__init__(weights, unit_decoder=config is not None and config.decoder_norm == "unit")
         self.config = config
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_enc = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: positive pre-activations."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fovea.sae import native
 from fovea.sae.encoder import Encoder
 from fovea.sae.sparse import SparseCode, code_of, true_positions
 
@@ -69,11 +70,11 @@ def select_topk(
     x_centred: Float[Tensor, "tokens d_in"], encoder: Encoder, k: int, *, dead: Dead | None = None
 ) -> Selection:
     """The k largest pre-activations of each token, where positive. Equal values: any, but always the same."""
-    collected, tops = _DeadCollector(dead, encoder), list[Rows]()
+    collected, tops = _DeadCollector(dead, x_centred, encoder), _tops(x_centred, encoder, k)
     for pre in encoder.chunks(x_centred):
-        tops.append(top_of_rows(pre, k))
+        tops.take(pre)
         collected.take(pre)
-    return Selection(_positive(tops, encoder.W.shape[1]), collected.result())
+    return Selection(tops.code(), collected.result())
 
 
 def select_batch_topk(
@@ -86,15 +87,13 @@ def select_batch_topk(
     """
     n_kept, d_sae = k * len(x_centred), encoder.W.shape[1]
     guess = _guess_threshold(x_centred, encoder, k)
-    collected = _DeadCollector(dead, encoder)
-    flat, values = _above(x_centred, encoder, guess, collected)
-    if len(flat) < n_kept and guess > 0:
-        flat, values = _above(x_centred, encoder, torch.zeros_like(guess), None)
-    if len(flat) > n_kept:
-        kept = _exactly_largest(values, n_kept)
-        flat, values = flat[kept], values[kept]
-    tokens = flat // d_sae
-    code = code_of(tokens, flat - tokens * d_sae, values, n_tokens=len(x_centred), d_sae=d_sae)
+    collected = _DeadCollector(dead, x_centred, encoder)
+    found = _above(x_centred, encoder, guess, collected)
+    if len(found.values) < n_kept and guess > 0:
+        found = _above(x_centred, encoder, torch.zeros_like(guess), None)
+    if len(found.values) > n_kept:
+        found = _largest(found, n_kept)
+    code = code_of(*found, n_tokens=len(x_centred), d_sae=d_sae)
     return Selection(code, collected.result())
 
 
@@ -111,9 +110,7 @@ def select_above(
     sample = encoder.pre(x_centred[:SAMPLE_ROWS]) > floor
     if sample.count_nonzero() > SPARSE_UP_TO * sample.numel():
         return None
-    flat, values = _above(x_centred, encoder, floor, None)
-    tokens = flat // d_sae
-    return code_of(tokens, flat - tokens * d_sae, values, n_tokens=n_tokens, d_sae=d_sae)
+    return code_of(*_above(x_centred, encoder, floor, None), n_tokens=n_tokens, d_sae=d_sae)
 
 
 def top_of_rows(pre: Float[Tensor, "rows columns"], k: int) -> Rows:
@@ -144,29 +141,61 @@ def top_of_rows(pre: Float[Tensor, "rows columns"], k: int) -> Rows:
     return Rows(*pre.topk(k, dim=1, sorted=False))
 
 
+class _Tops:
+    """The k largest of each row of consecutive chunks, where positive."""
+
+    def __init__(self, k: int, d_sae: int) -> None:
+        self.k, self.d_sae, self.found = k, d_sae, list[Rows]()
+
+    def take(self, pre: Tensor) -> None:
+        self.found.append(top_of_rows(pre, self.k))
+
+    def code(self) -> SparseCode:
+        return _positive(self.found, self.d_sae)
+
+
+class _NativeTops:
+    """`_Tops` by a kernel."""
+
+    def __init__(self, k: int, d_sae: int, n_tokens: int) -> None:
+        self.slots, self.d_sae = native.TopSlots(n_tokens, k), d_sae
+
+    def take(self, pre: Tensor) -> None:
+        self.slots.take(pre)
+
+    def code(self) -> SparseCode:
+        return SparseCode(*self.slots.entries(), self.d_sae)
+
+
+def _tops(x_centred: Tensor, encoder: Encoder, k: int) -> _Tops | _NativeTops:
+    d_sae = encoder.W.shape[1]
+    return _NativeTops(k, d_sae, len(x_centred)) if native.usable(x_centred) else _Tops(k, d_sae)
+
+
 class _DeadCollector:
     """Keeps of each chunk what is asked of the dead latents."""
 
-    def __init__(self, ask: Dead | None, encoder: Encoder) -> None:
-        self.ask, self.d_sae = ask, encoder.W.shape[1]
+    def __init__(self, ask: Dead | None, x_centred: Tensor, encoder: Encoder) -> None:
+        self.ask = ask
         self.matrices: list[Tensor] = []
-        self.tops: list[Rows] = []
+        n_largest = None if ask is None else ask.n_largest
+        self.tops = None if n_largest is None else _tops(x_centred, encoder, n_largest)
 
     def take(self, pre: Tensor) -> None:
         if self.ask is None:
             return
         part = pre.index_select(1, self.ask.latents)
-        if self.ask.n_largest is None:
+        if self.tops is None:
             self.matrices.append(part)
         else:
-            self.tops.append(top_of_rows(part, self.ask.n_largest))
+            self.tops.take(part)
 
     def result(self) -> SparseCode | Tensor | None:
         if self.ask is None:
             return None
-        if self.ask.n_largest is None:
+        if self.tops is None:
             return torch.cat(self.matrices)
-        code = _positive(self.tops, self.d_sae)
+        code = self.tops.code()
         return code._replace(latents=self.ask.latents[code.latents])
 
 
@@ -182,21 +211,40 @@ def _guess_threshold(x_centred: Tensor, encoder: Encoder, k: int) -> Tensor:
     return pre.flatten().kthvalue(pre.numel() - rank + 1).values.clamp_min(0.0)
 
 
-def _above(
-    x_centred: Tensor, encoder: Encoder, floor: Tensor, collected: _DeadCollector | None
-) -> tuple[Tensor, Tensor]:
-    """Flat index (token * d_sae + latent), ascending, and value of every pre-activation above `floor`."""
-    flats: list[Tensor] = []
-    values: list[Tensor] = []
+class _Found(NamedTuple):
+    """Entries, ordered by token and latent."""
+
+    tokens: Int[Tensor, " entries"]
+    latents: Int[Tensor, " entries"]
+    values: Float[Tensor, " entries"]
+
+
+def _above(x_centred: Tensor, encoder: Encoder, floor: Tensor, collected: _DeadCollector | None) -> _Found:
+    """Every pre-activation above `floor`."""
+    found: list[_Found] = []
     start = 0
     for pre in encoder.chunks(x_centred):
-        flat = true_positions(pre > floor)
-        values.append(pre.flatten()[flat])
-        flats.append(flat + start)
-        start += pre.numel()
+        found.append(_above_in(pre, floor, start))
+        start += len(pre)
         if collected is not None:
             collected.take(pre)
-    return torch.cat(flats), torch.cat(values)
+    return _Found(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _above_in(pre: Tensor, floor: Tensor, first_token: int) -> _Found:
+    if native.usable(pre):
+        return _Found(*native.above(pre, floor, first_token=first_token)[1:])
+    flat = true_positions(pre > floor)
+    rows = flat // pre.shape[1]
+    return _Found(rows + first_token, flat - rows * pre.shape[1], pre.flatten()[flat])
+
+
+def _largest(found: _Found, n: int) -> _Found:
+    """The n entries of the largest values; of those equal to the smallest kept one, the first in order."""
+    if native.usable(found.values):
+        return _Found(*native.keep_largest(*found, n=n))
+    kept = _exactly_largest(found.values, n)
+    return _Found(*(each[kept] for each in found))
 
 
 def _exactly_largest(values: Tensor, n: int) -> Tensor:

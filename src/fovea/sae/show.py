@@ -1,5 +1,9 @@
 """What is this SAE: a description for people."""
 
+from collections.abc import Mapping
+
+from fovea.sae.base import SAE
+from fovea.sae.blocks import BlocksSAE
 from fovea.sae.files import LoadedSAE, fingerprint, load_sae
 
 _TOKEN_NORMS = {
@@ -17,9 +21,13 @@ def describe(reference: str) -> str:
         SAEError: what it resolves to cannot be used.
     """
     loaded = load_sae(reference)
-    lines = {**_shape(loaded), **_place(loaded), **_origin(loaded)}
-    width = max(map(len, lines))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+    return described({**_shape(loaded), **_place(loaded), **_origin(loaded)})
+
+
+def described(facts: Mapping[str, str]) -> str:
+    """Facts as lines of a name and what is so, aligned."""
+    width = max(18, *map(len, facts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
 def _shape(loaded: LoadedSAE) -> dict[str, str]:
@@ -30,7 +38,7 @@ def _shape(loaded: LoadedSAE) -> dict[str, str]:
     own = "none" if sae.pre_bias is None else "a vector of its own"
     return {
         "SAE": loaded.reference,
-        "architecture": sae.file_architecture + trained,
+        "architecture": sae.file_architecture + trained + _blocks(sae),
         "d_in": str(sae.d_in),
         "d_sae": f"{sae.d_sae} ({sae.d_sae / sae.d_in:g} x d_in)",
         "pre-bias": "b_dec" if sae.pre_bias_is_tied else own,
@@ -38,6 +46,14 @@ def _shape(loaded: LoadedSAE) -> dict[str, str]:
         "decoder norms": f"{norms.min():.4g} to {norms.max():.4g}",
         "input scale": _TOKEN_NORMS[sae.token_norm],
     }
+
+
+def _blocks(sae: SAE) -> str:
+    """The rules of a stack whose latents compete."""
+    if not isinstance(sae, BlocksSAE):
+        return ""
+    rules = [f"{block.size} with {f'k = {block.k}' if block.k else 'thresholds'}" for block in sae.blocks]
+    return f": {' + '.join(rules)}; sae_lens reads it after `import fovea.saelens`"
 
 
 def _place(loaded: LoadedSAE) -> dict[str, str]:

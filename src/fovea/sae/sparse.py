@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fovea.sae import kernels
+from fovea.sae import kernels, native
 
 with warnings.catch_warnings():
     # torch says once per process that CSR tensors are in beta; the product used here is held by tests.
@@ -117,32 +117,32 @@ class ByLatent:
         self.code = code
 
     @cached_property
-    def order(self) -> Int[Tensor, " entries"]:
-        """Position in the code of each entry."""
-        return self.code.latents.int().sort(stable=True).indices
-
-    @cached_property
-    def offsets(self) -> Int[Tensor, " d_sae_plus_1"]:
-        """Where each latent's entries begin."""
-        return _offsets(self.code.counts())
-
-    @cached_property
-    def tokens(self) -> Int[Tensor, " entries"]:
-        """Token of each entry."""
-        return self.code.tokens[self.order]
+    def entries(self) -> native.Order:
+        """Where each latent's entries begin, and the place in the code and the token of each."""
+        code = self.code
+        if native.usable(code.values):
+            return native.by_latent(code.latents, code.tokens, d_sae=code.d_sae)
+        order = code.latents.int().sort(stable=True).indices
+        return native.Order(_offsets(code.counts()), order, code.tokens[order])
 
     def gather(
         self, values: Float[Tensor, " entries"], rows: Float[Tensor, "tokens d_in"]
     ) -> Float[Tensor, "d_sae d_in"]:
         """Per latent, the sum of value times the row of the entry's token."""
-        tokens = self.tokens if len(rows) == self.code.n_tokens else self.tokens % len(rows)
-        return _gather(self.offsets, tokens, values[self.order], rows)
+        offsets, order, tokens = self.entries
+        values = values[order]
+        tokens = tokens if len(rows) == self.code.n_tokens else tokens % len(rows)
+        if native.usable(rows):
+            return native.sum_rows(offsets, tokens, values, rows=rows, strip=native.STRIP)
+        return _gather(offsets, tokens, values, rows)
 
     def sums(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
         """Per latent, the sum of values. In a fixed order on every device."""
+        if native.usable(values):
+            return native.sum_values(self.entries.offsets, values[self.entries.order])
         if values.device.type == "cpu":
             return torch.bincount(self.code.latents, values, minlength=self.code.d_sae).to(values.dtype)  # of none: int
-        return torch.segment_reduce(values[self.order], "sum", offsets=self.offsets)
+        return torch.segment_reduce(values[self.entries.order], "sum", offsets=self.entries.offsets)
 
 
 def entry_pre(by_latent: ByLatent, x_centred: Float[Tensor, "tokens d_in"], parts: Parts) -> Float[Tensor, " entries"]:
@@ -167,6 +167,31 @@ def rebuild(
     """`decode` of the code's places with these values, plus b_dec; gradients for values, W_dec and b_dec."""
     x_hat: Tensor = _Rebuild.apply(values, W_dec, b_dec, by_latent)
     return x_hat
+
+
+class SquaredErrors(NamedTuple):
+    """What `squared_errors` gives."""
+
+    squares: Float[Tensor, " tokens"]
+    x_hat: Float[Tensor, "n_target d_in"]
+    "Of the first half, where there are two. No gradient."
+
+
+def squared_errors(
+    by_latent: ByLatent,
+    values: Float[Tensor, " entries"],
+    W_dec: Float[Tensor, "d_sae d_in"],
+    *,
+    b_dec: Float[Tensor, " d_in"],
+    target: Float[Tensor, "n_target d_in"],
+) -> SquaredErrors:
+    """|x_hat - target|^2 of each token, with gradients for values, W_dec and b_dec. Only where `native.usable`.
+
+    `rebuild` and `mse` in one: W_dec is read once for both directions, and no gradient of x_hat is ever written. A code
+    of twice the tokens of `target` (`join`) has a second half, without b_dec, that rebuilds what the first leaves.
+    """
+    squares, x_hat = _SquaredErrors.apply(values, W_dec, b_dec, by_latent, target)  # pyright: ignore[reportGeneralTypeIssues]
+    return SquaredErrors(squares, x_hat)
 
 
 def watch(
@@ -265,6 +290,32 @@ class _Rebuild(torch.autograd.Function):
         return d_values, d_W_dec, d_x_hat.sum(dim=0) if needs_b_dec else None, None
 
 
+class _SquaredErrors(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, by_latent: ByLatent, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        code = by_latent.code
+        entries = native.Entries(code.offsets, code.tokens, code.latents, values.detach())
+        found = native.rebuild(entries, rows=W_dec.detach(), bias=b_dec.detach(), target=target)
+        ctx.by_latent, ctx.n_target = by_latent, len(target)
+        ctx.save_for_backward(values, found.error, found.inner)
+        ctx.mark_non_differentiable(found.x_hat)
+        return found.squares, found.x_hat
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        twice = 2.0 * grad_outputs[0]
+        values, error, inner = ctx.saved_tensors
+        needs_values, needs_W_dec, needs_b_dec, _, _ = ctx.needs_input_grad
+        of_entry = twice[ctx.by_latent.code.tokens]
+        d_values = inner * of_entry if needs_values else None
+        d_W_dec = ctx.by_latent.gather(values * of_entry, error) if needs_W_dec else None
+        d_b_dec = twice[: ctx.n_target] @ error[: ctx.n_target] if needs_b_dec else None
+        return d_values, d_W_dec, d_b_dec, None, None
+
+
 class _Watch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_hat: Tensor, silent: Tensor, code: SparseCode, W_dec: Tensor) -> Tensor:
@@ -297,6 +348,8 @@ def _gather(offsets: Tensor, indices: Tensor, values: Tensor, rows: Tensor) -> T
     """Per group, the sum of value times the row at index [groups d_in]: no copy of a row, groups side by side."""
     if kernels.usable(rows):
         return kernels.gather(offsets, indices, values, rows=rows)
+    if native.usable(rows):
+        return native.sum_rows(offsets, indices, values, rows=rows)
     return torch.nn.functional.embedding_bag(
         indices, rows, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
@@ -306,6 +359,8 @@ def _sampled_product(code: SparseCode, rows: Tensor, W_dec: Tensor) -> Tensor:
     """Per entry, the inner product of its token's row and its latent's decoder row."""
     if kernels.usable(rows):
         return kernels.sampled_product(code.tokens, code.latents, left_rows=rows, right_rows=W_dec)
+    if native.usable(rows):
+        return native.sampled_product(code.offsets, code.latents, left=rows, rows=W_dec)
     size = (code.n_tokens, code.d_sae)
     pattern = torch.sparse_csr_tensor(code.offsets, code.latents, code.values, size, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, rows, W_dec.T, beta=0.0).values()

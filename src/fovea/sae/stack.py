@@ -3,13 +3,13 @@
     W_enc = [W_g | W_s]   W_dec = [D_g ; D_s]   b_dec = c_g + c_s   threshold = [t_g | t_s]
     b_enc = b_j + (P - p_j) W_j for block j, where P is the pre-bias of the whole
 
-Holds for encoders with one rule per latent (relu, jumprelu, thresholded batch_topk, gated). Where both blocks subtract
-the same pre-bias, P is that and the biases are copied; otherwise the shift is summed in float64.
+Encoders with one rule per latent (relu, jumprelu, thresholded batch_topk, gated) become one jumprelu SAE, which every
+reader of the SAELens layout knows. Where latents compete (topk), each block keeps its k: fovea.sae.blocks. Where both
+subtract the same pre-bias, P is that and the biases are copied; otherwise the shift is summed in float64.
 
-Source: the algebra of concatenated encoders; SAELens (jumprelu) is the layout that can hold it.
+Source: the algebra of concatenated encoders.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fovea.errors import SAEError
-from fovea.sae.base import SAE, PreBias, Weights
-from fovea.sae.files import CFG, SAEMetadata, fingerprint, read_sae, save_sae
+from fovea.sae.base import SAE, BlockRule, PreBias, Weights
+from fovea.sae.blocks import BlocksSAE
 from fovea.sae.jumprelu import JumpReLUSAE
 from fovea.sae.token_norm import inward
 
@@ -27,6 +27,9 @@ MAX_RELATIVE_ERROR = 1e-5
 
 ROUNDING = 1e-5
 "A pre-activation this close to its threshold, relative to the product it is the sum of, may round to either side."
+
+ROWS_AT_ONCE = 256
+"Tokens whose pre-activations are held in float64 at a time."
 
 
 class StackCheck(NamedTuple):
@@ -41,11 +44,11 @@ class StackCheck(NamedTuple):
 
 
 @torch.no_grad()
-def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
+def stack(general: SAE, domain: SAE) -> JumpReLUSAE | BlocksSAE:
     """One SAE whose reconstruction is general(x) + domain(x); general's latents come first. Both in raw units.
 
     Raises:
-        SAEError: the widths differ, one of them is topk, whose latents compete, or normalises every token.
+        SAEError: the widths differ, or one of them normalises every token.
     """
     for sae in (general, domain):
         if sae.token_norm != "none":
@@ -58,7 +61,7 @@ def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
             f"the general SAE reads width {general.d_in} and the domain SAE width {domain.d_in}; "
             "stack SAEs of the same hook point"
         )
-    rules = (general.elementwise(), domain.elementwise())
+    rules = (general.block_rule(), domain.block_rule())
     b_dec = general.b_dec.detach() + domain.b_dec.detach()
     pre_bias = _shared_pre_bias(general, domain, b_dec)
     weights = Weights(
@@ -67,7 +70,9 @@ def stack(general: SAE, domain: SAE) -> JumpReLUSAE:
         b_dec,
         pre_bias,
     )
-    stacked = JumpReLUSAE(weights)
+    blocks = rules[0].blocks + rules[1].blocks
+    competes = any(block.k is not None for block in blocks)
+    stacked = BlocksSAE(weights, blocks) if competes else JumpReLUSAE(weights)
     moved = [
         _shifted(rule.b_enc, rule.W_enc, stacked.input_bias(), sae.input_bias())
         for rule, sae in zip(rules, (general, domain), strict=True)
@@ -102,35 +107,6 @@ def verify_stack(general: SAE, domain: SAE, stacked: SAE, *, probe_x: Float[Tens
     return check
 
 
-def save_stack(
-    general: SAE,
-    domain: SAE,
-    folder: Path,
-    *,
-    probe_x: Float[Tensor, "tokens d_in"],
-    metadata: SAEMetadata,
-    names: tuple[str, str] = ("general", "domain"),
-) -> StackCheck:
-    """Stack, check, write, read back and check what was read.
-
-    Raises:
-        SAEError: as `stack` and `verify_stack`; the folder then holds no cfg.json, so it is not taken for an SAE.
-    """
-    stacked = stack(general, domain)
-    verify_stack(general, domain, stacked, probe_x=probe_x)
-    edges = (0, general.d_sae, general.d_sae + domain.d_sae)
-    blocks = [
-        {"name": name, "start": edges[i], "stop": edges[i + 1], "sha256": fingerprint(sae)}
-        for i, (name, sae) in enumerate(zip(names, (general, domain), strict=True))
-    ]
-    save_sae(stacked, folder, metadata=metadata.model_copy(update={"fovea": {**metadata.fovea, "blocks": blocks}}))
-    try:
-        return verify_stack(general, domain, read_sae(folder).sae, probe_x=probe_x)
-    except SAEError:
-        (folder / CFG).unlink()
-        raise
-
-
 def _shared_pre_bias(general: SAE, domain: SAE, b_dec: Tensor) -> PreBias:
     """The pre-bias of the whole: the blocks' own where they agree, else the one that moves general's biases least."""
     ours, theirs = general.input_bias(), domain.input_bias()
@@ -153,14 +129,41 @@ def _shifted(b_enc: Tensor, W_enc: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def within_rounding(
     stacked: SAE, x: Float[Tensor, "tokens d_in"], differ: Bool[Tensor, "tokens d_sae"]
 ) -> Bool[Tensor, "tokens d_sae"]:
-    """Which of the latents in `differ` have a pre-activation that float32 cannot tell from the threshold."""
+    """Which of the latents in `differ` have a pre-activation that float32 cannot tell from what decides on it."""
+    ties = torch.zeros_like(differ)
+    if not bool(differ.any()):
+        return ties
     tokens, latents = differ.nonzero(as_tuple=True)
-    rule = stacked.elementwise()
+    rule = stacked.block_rule()
     centred = inward(x[tokens], stacked.token_norm).double() - stacked.input_bias().double()
     columns, b_enc = rule.W_enc[:, latents].T.double(), rule.b_enc[latents].double()
-    threshold = rule.threshold[latents].double().clamp_min(0.0)
-    gap = ((centred * columns).sum(dim=1) + b_enc - threshold).abs()
-    scale = centred.norm(dim=1) * columns.norm(dim=1) + b_enc.abs() + threshold
-    ties = torch.zeros_like(differ)
+    edge = _edges(stacked, rule, x, differ)
+    gap = ((centred * columns).sum(dim=1) + b_enc - edge).abs()
+    scale = centred.norm(dim=1) * columns.norm(dim=1) + b_enc.abs() + edge
     ties[tokens, latents] = gap <= ROUNDING * scale
     return ties
+
+
+def _edges(stacked: SAE, rule: BlockRule, x: Tensor, differ: Tensor) -> Float[Tensor, " differing"]:
+    """What each differing latent must exceed: its threshold, or midway between the last that fires and the next."""
+    tokens, latents = differ.nonzero(as_tuple=True)
+    edges = rule.threshold[latents].double().clamp_min(0.0)
+    start = 0
+    for block in rule.blocks:
+        stop = start + block.size
+        own = (latents >= start) & (latents < stop)
+        if block.k is not None and bool(own.any()):
+            which, place = tokens[own].unique(return_inverse=True)
+            parts = [_cut(stacked, rule, x[some], slice(start, stop), block.k) for some in which.split(ROWS_AT_ONCE)]
+            edges[own] = torch.cat(parts)[place]
+        start = stop
+    return edges
+
+
+def _cut(stacked: SAE, rule: BlockRule, x: Tensor, latents: slice, k: int) -> Float[Tensor, " tokens"]:
+    """Midway between the k-th and the next pre-activation of a block, 0 where that is lower."""
+    centred = inward(x, stacked.token_norm).double() - stacked.input_bias().double()
+    pre = centred @ rule.W_enc[:, latents].double() + rule.b_enc[latents].double()
+    top = pre.topk(min(k + 1, pre.shape[1]), dim=1).values
+    lowest = top[:, -2:].mean(dim=1) if top.shape[1] > k else torch.zeros(len(x), dtype=pre.dtype)
+    return lowest.clamp_min(0.0)

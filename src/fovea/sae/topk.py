@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fovea.errors import ConfigError, SAEError
 from fovea.ranks import ALONE_MESH, Mesh
 from fovea.sae.auxk import Objective, competition, step
-from fovea.sae.base import SAE, Elementwise, SAEConfig, StepResult, StepState, Weights
+from fovea.sae.base import SAE, Block, BlockRule, Elementwise, SAEConfig, StepResult, StepState, Weights
 from fovea.sae.encoder import Encoder
 from fovea.sae.exchange import topk
 from fovea.sae.select import Dead, Selection, select_topk
@@ -59,7 +59,7 @@ class TopKSAE(SAE):
         super().__init__(weights, unit_decoder=True)
         check_k(config.k, self.d_sae)
         self.config, self.k = config, config.k
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_enc = nn.Parameter(self.W_enc.new_zeros(self.d_sae))
 
     def encode(self, x: Float[Tensor, "*batch {self.d_in}"]) -> Float[Tensor, "*batch {self.d_sae}"]:
         """Latents of x: at most k above zero in each row."""
@@ -98,9 +98,14 @@ class TopKSAE(SAE):
     def elementwise(self) -> Elementwise:
         """Does not exist: latents compete for k places."""
         raise SAEError(
-            f"this SAE is topk with k = {self.k} per token: its latents compete, so it has no threshold of its own and "
-            "cannot be stacked exactly; train batch_topk, jumprelu, gated or relu instead"
+            f"this SAE is topk with k = {self.k} per token: its latents compete, so they have no thresholds of their "
+            "own; use batch_topk, jumprelu, gated or relu instead"
         )
+
+    def block_rule(self) -> BlockRule:
+        """One block of k."""
+        b_enc = self.b_enc.detach()
+        return BlockRule(self.W_enc.detach(), b_enc, torch.zeros_like(b_enc), (Block(self.d_sae, self.k),))
 
 
 def check_k(k: int, d_sae: int) -> None:

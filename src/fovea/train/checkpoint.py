@@ -3,27 +3,27 @@
 checkpoints/step-00000120/  state.json  tensors.safetensors (the jobs, once)  shard-0000.safetensors (waiting rows) ...
 
 Written as a temporary folder, then renamed. Each rank writes the shards that it holds, beside the folder; the first
-rank, when all have, moves them in.
+rank, when all have, moves them in. Every file holds its checksum: one that a disk has harmed is refused.
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fovea.atomic import new_folder, write_json
-from fovea.errors import RunError
-from fovea.foreign import Refusal, damage, read_object, regular
-from fovea.tensorfile import write_tensors
+from fovea.atomic import new_folder, read_checked_json, remove_folder, write_checked_json
+from fovea.errors import DamagedError, RunError
+from fovea.foreign import Refusal, damage
+from fovea.tensorfile import read_checked, write_checked
 from fovea.train.job import Job, Stopped
 from fovea.train.stream import Source, Stream
 
-_DELETE = Refusal(RunError, "delete it to train from the start")
+_OTHER = Refusal(
+    RunError,
+    "another version of fovea wrote it: go on with that version, or delete the checkpoint to train from the start",
+)
 
 
 def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Source) -> Path:
@@ -41,14 +41,15 @@ def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Sou
     if stream.ranks.is_first:
         # Tensors that share memory (generator states, views) are not allowed in one safetensors file.
         with new_folder(final) as temporary:
-            write_tensors(temporary / "tensors.safetensors", {name: tensor.clone() for name, tensor in tensors.items()})
-            write_json(temporary / "state.json", plain)
+            copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            write_checked(temporary / "tensors.safetensors", copies)
+            write_checked_json(temporary / "state.json", plain)
             for number in range(stream.n_shards):
                 _waiting(folder, number).rename(_shard(temporary, number))
-            shutil.rmtree(final, ignore_errors=True)
-        for other in folder.glob("*step-*"):
+            remove_folder(final)
+        for other in folder.glob("step-*"):
             if other != final:
-                shutil.rmtree(other)
+                remove_folder(other)
     stream.ranks.barrier()
     return final
 
@@ -65,10 +66,12 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
     Raises:
         RunError: the checkpoint is damaged or belongs to other jobs or another number of shards.
     """
-    with damage(path, _DELETE, SafetensorError):
-        plain = _checked(read_object(path / "state.json", path, _DELETE))
-        tensors = load_file(regular(path / "tensors.safetensors", path, _DELETE))
-        shards = {number: _read_shard(_shard(path, number)) for number in stream.own if number < plain["n_shards"]}
+    delete = Refusal(DamagedError, f"delete the checkpoint {path} to train from the start")
+    with damage(path, delete):
+        plain = _checked(read_checked_json(path / "state.json", delete.again))
+        tensors = read_checked(path / "tensors.safetensors", delete.again).tensors
+        own = [number for number in stream.own if number < plain["n_shards"]]
+        shards = {number: _read_shard(_shard(path, number), delete.again) for number in own}
     names = [job.spec.name for job in jobs]
     if plain["jobs"] != names:
         raise RunError(f"checkpoint {path.name} holds jobs {plain['jobs']}, not {names}; use another folder")
@@ -77,7 +80,7 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
             f"checkpoint {path.name} was written with train.shards = {plain['n_shards']}, not {stream.n_shards}; "
             "restore that setting, or delete the checkpoint to train from the start"
         )
-    with damage(path, _DELETE):
+    with damage(path, _OTHER, what="whole, but does not fit these jobs"):
         for job in jobs:
             job.load_state_dict(_under(f"{job.spec.name}/", tensors))
             stopped = plain.get("stopped", {}).get(job.spec.name)
@@ -110,13 +113,13 @@ def _write_shard(path: Path, shard: Stream) -> None:
     state = shard.state_dict()
     tensors = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
     counts = {name: value for name, value in state.items() if name not in tensors}
-    write_tensors(path, tensors, {"counts": json.dumps(counts)})
+    write_checked(path, tensors, {"counts": json.dumps(counts)})
 
 
-def _read_shard(path: Path) -> dict[str, Any]:
-    with safe_open(regular(path, path.parent, _DELETE), framework="pt") as file:
-        counts: dict[str, Any] = json.loads((file.metadata() or {})["counts"])
-        return counts | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def _read_shard(path: Path, again: str) -> dict[str, Any]:
+    tensors, metadata = read_checked(path, again)
+    counts: dict[str, Any] = json.loads(metadata["counts"])
+    return counts | tensors
 
 
 def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,13 @@ class Firing:
     def dead(self) -> Bool[Tensor, " d_sae"]:
         return self.tokens_since_fired >= self.dead_after_tokens
 
+    def n_dead_after(self, fired: Bool[Tensor, " d_sae"], n_tokens: int) -> Int[Tensor, ""]:
+        """How many latents will be dead once `update` has taken in this step."""
+        return (~fired & (self.tokens_since_fired + n_tokens >= self.dead_after_tokens)).sum()
+
     def update(self, fired: Bool[Tensor, " d_sae"], n_tokens: int) -> None:
         """Take in one step: which latents fired, out of how many tokens."""
-        self.tokens_since_fired += n_tokens
-        self.tokens_since_fired[fired] = 0
+        self.tokens_since_fired.add_(n_tokens).masked_fill_(fired, 0)
         self.n_batches_fired += fired
 
     def state_dict(self) -> dict[str, Int[Tensor, " d_sae"]]:

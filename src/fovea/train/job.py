@@ -3,6 +3,7 @@
 batch -> the method's rows and target -> loss -> gradient -> Adam on fp32 weights -> firing counts
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -138,10 +139,11 @@ class Job:
         spec = self.spec
         n_rows = spec.batch_size // self.mesh.tokens.size
         rows = choose_rows(batch.is_domain, n_rows, spec.method.general_share, n_shards=batch.n_shards)
+        chosen = None if len(rows) == len(batch.x) else rows.to(batch.x.device)
 
         def scaled(values: Tensor, scale: float) -> Tensor:
-            chosen = values if len(rows) == len(values) else values[rows]
-            return chosen.to(self.device) * scale
+            own = values if chosen is None else values[chosen]
+            return own.to(self.device) * scale
 
         x, target = scaled(batch.x, spec.scale_in), spec.method.target(batch)
         rebuilds_x = target is batch.x and spec.scale_out == spec.scale_in
@@ -150,8 +152,9 @@ class Job:
     def _finish(self, result: StepResult, pooled: Callable[[], Pooled]) -> StepLog:
         began = time.perf_counter()
         spec, whole = self.spec, pooled()
-        # One wait for the device per step: all that is logged, in one transfer, before any weight changes.
-        *terms, loss, l0 = whole.numbers.tolist()
+        n_dead = self.firing.n_dead_after(whole.fired, spec.batch_size)
+        # One wait for the device: all that is logged, in one transfer, before any weight changes.
+        *terms, loss, l0, n_own_dead = torch.cat([whole.numbers, n_dead[None].to(whole.numbers.dtype)]).tolist()
         self._check(loss)
         if self.step_index % KEEP_EVERY == 0:
             self._keep()
@@ -161,8 +164,9 @@ class Job:
         self.step_index += 1
         self.n_tokens += spec.batch_size
         self.n_active += l0 * spec.batch_size
+        n_all_dead = self.mesh.latents.total(int(n_own_dead))
         self.seconds += time.perf_counter() - began
-        return StepLog(dict(zip(result.terms.terms, terms, strict=True)), l0, self.n_dead)
+        return StepLog(dict(zip(result.terms.terms, terms, strict=True)), l0, n_all_dead)
 
     def _check(self, loss: float) -> None:
         """Nothing, if the loss is one to learn from."""
@@ -186,6 +190,18 @@ class Job:
         if self.kept:
             self.sae.load_state_dict(self.kept)
         self.stopped = Stopped(self.step_index, self.step_kept, reason)
+
+    def end(self) -> str | None:
+        """Why the job has diverged in its last step, whose result no loss has shown; None if it has not."""
+        n_bad = sum(int((~tensor.isfinite()).sum()) for tensor in self.sae.state_dict().values())
+        if self.stopped is not None or not self.mesh.world.total(n_bad):
+            return None
+        reason = (
+            f"job {self.spec.name!r}: weights are NaN or infinite after the last step; lower its learning rate "
+            f"({self.spec.optimiser.lr.peak:g}) and start in a new folder"
+        )
+        self.stop(reason)
+        return reason
 
     def _descend(self) -> None:
         rate = learning_rate(self.spec.optimiser.lr, self.step_index, self.spec.n_steps)
@@ -215,8 +231,8 @@ class Job:
         return self.mesh.latents.total(int(self.firing.dead.sum()))
 
     def whole_sae(self) -> SAE:
-        """The SAE with the latents of all ranks; every rank must ask."""
-        return with_all_latents(self.sae, self.mesh.latents)
+        """A copy of the SAE with the latents of all ranks, on the CPU; every rank must ask."""
+        return copy.deepcopy(with_all_latents(self.sae, self.mesh.latents)).cpu()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything `step` changes, as named tensors: resuming from it equals never having stopped.

@@ -68,6 +68,9 @@ def train(
                 last_saved = time.monotonic()
             if n_stopping:
                 raise Interrupted(f"stopped after step {step + 1} of {n_steps}")
+    for job in jobs:
+        if (reason := job.end()) is not None:
+            log.warning("%s; it keeps the weights of step %d", reason, job.step_kept)
     if stream.ranks.any(stopping()):  # the signal came after the last step; the jobs are complete
         raise Interrupted(f"stopped after step {n_steps} of {n_steps}")
 
@@ -120,8 +123,9 @@ def _stop_signals() -> Generator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
+    heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
     try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, note) for number in heard}
     except ValueError:  # not the main thread: signals stay with whoever owns it
         previous = {}
     try:

@@ -53,7 +53,7 @@ def pool_later(
     observed = {name: _smallest(value, mesh) for name, value in result.observed.items()}
 
     def wait() -> Pooled:
-        *means, fired, numbers = (summed() / mesh.tokens.size).split([part.numel() for part in parts])
+        *means, fired, numbers = summed().div_(mesh.tokens.size).split([part.numel() for part in parts])
         for grad, mean in zip(grads, means, strict=True):
             grad.copy_(mean.view_as(grad))
         l0 = _over_latents(numbers[-1:], [p.grad for p in shared if p.grad is not None], mesh.latents)

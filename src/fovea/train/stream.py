@@ -70,7 +70,7 @@ class Stream:
         if self.general is not None and self.n_general:
             parts.append(self.general.next_batch(self.n_general).x)
         x = torch.cat(parts) if len(parts) > 1 else parts[0]
-        is_domain = torch.zeros(len(x), dtype=torch.bool)
+        is_domain = torch.zeros(len(x), dtype=torch.bool, device="cpu")
         is_domain[: self.n_domain] = True
         # Part by part: the rounding of g(x) must not depend on which other rows are in the batch.
         with span("g(x)"):

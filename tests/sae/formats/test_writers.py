@@ -33,9 +33,12 @@ HOLDS = {
 }
 "Layout -> architectures that it can hold; sparsify only with a tied pre-bias."
 
+STACKS = ["topk + topk", "topk + batch_topk", "relu + topk", "jumprelu + batch_topk", "gated + gated"]
+"g and an SAE on its residual as one; the bias is that of the second."
+
 WRITTEN = [
     (layout, name, bias)
-    for layout, names in HOLDS.items()
+    for layout, names in {**HOLDS, "saelens": [*HOLDS["saelens"], *STACKS]}.items()
     for name in names
     for bias in BIASES
     if layout != "sparsify" or bias == "tied"
@@ -47,9 +50,15 @@ def write(sae: SAE, folder: Path, layout: str) -> WriteCheck:
     return write_sae(sae, folder, layout=layout, metadata=METADATA, probe_x=X)
 
 
+def made(name: str, bias: str) -> SAE:
+    """An SAE by its architecture, or a stack of two."""
+    first, plus, second = name.partition(" + ")
+    return stack(build(first), build(second, bias, seed=3)) if plus else build(name, bias)
+
+
 @written_cases
 def test_what_is_written_is_read_back_as_the_same_sae(layout: str, name: str, bias: str, tmp_path: Path) -> None:
-    sae = build(name, bias)
+    sae = made(name, bias)
     check = write(sae, tmp_path / "out", layout)
     assert (check.n_tokens, check.n_flips) == (len(X), 0)
     assert check.max_relative_error < 1e-5
@@ -153,6 +162,6 @@ in_library = [pytest.param(layout, name, bias, marks=getattr(pytest.mark, layout
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("layout", "name", "bias"), in_library)
 def test_the_library_computes_the_same(layout: str, name: str, bias: str, tmp_path: Path) -> None:
-    check = write(build(name, bias), tmp_path / "out", layout)
+    check = write(made(name, bias), tmp_path / "out", layout)
     assert check.library == WRITERS[layout].module
     assert (check.n_flips, check.max_relative_error < 1e-5) == (0, True)

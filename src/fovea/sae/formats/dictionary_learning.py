@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fovea.errors import SAEError
 from fovea.sae.base import SAE
+from fovea.sae.blocks import ARCHITECTURE
 from fovea.sae.files import SAEMetadata
 from fovea.sae.formats.guard import found, read_json
 from fovea.sae.formats.pickled import read_pickled
@@ -193,6 +194,11 @@ def contents(sae: SAE, metadata: SAEMetadata, *, where: str) -> tuple[dict[str, 
     if form.token_norm != "none":
         raise SAEError(
             f"{where} normalises every token ({form.token_norm}), which no class of dictionary_learning does"
+        )
+    if form.file_architecture == ARCHITECTURE:
+        raise SAEError(
+            f"{where} has blocks of latents that compete, which no class of dictionary_learning holds; export it in "
+            "the saelens layout, or the two SAEs apart"
         )
     named = form.tensors()
     kind = _class_for(form)

@@ -19,10 +19,11 @@ from torch import Tensor
 from fovea.atomic import new_folder, write_json
 from fovea.errors import ConfigError, SAEError
 from fovea.sae.base import SAE
-from fovea.sae.files import SAEMetadata, save_sae
+from fovea.sae.blocks import ARCHITECTURE
+from fovea.sae.files import SAEMetadata, fingerprint, read_cfg, save_sae
 from fovea.sae.formats import dictionary_learning, sparsify
 from fovea.sae.formats.layouts import read_any
-from fovea.sae.stack import MAX_RELATIVE_ERROR, within_rounding
+from fovea.sae.stack import MAX_RELATIVE_ERROR, StackCheck, stack, verify_stack, within_rounding
 from fovea.tensorfile import write_tensors
 
 PROBE = "probe.safetensors"
@@ -84,6 +85,33 @@ def write_sae(
     return check
 
 
+def write_stack(
+    general: SAE,
+    domain: SAE,
+    folder: Path,
+    *,
+    probe_x: Float[Tensor, "tokens d_in"],
+    metadata: SAEMetadata,
+    layout: str = "saelens",
+) -> tuple[StackCheck, WriteCheck]:
+    """Stack, compare with the two blocks, then `write_sae`. `metadata.fovea["job"]` names the second block.
+
+    Raises:
+        ConfigError, OSError: as `write_sae`.
+        SAEError: as `stack` and `write_sae`, or the stack is not the sum of its blocks; then there is no folder.
+    """
+    one = stack(general, domain)
+    found = verify_stack(general, domain, one, probe_x=probe_x)
+    edges = (0, general.d_sae, one.d_sae)
+    names = ("general", str(metadata.fovea.get("job", "domain")))
+    blocks = [
+        {"name": names[i], "start": edges[i], "stop": edges[i + 1], "sha256": fingerprint(sae)}
+        for i, sae in enumerate((general, domain))
+    ]
+    said = metadata.model_copy(update={"fovea": {**metadata.fovea, "blocks": blocks}})
+    return found, write_sae(one, folder, layout=layout, metadata=said, probe_x=probe_x)
+
+
 @torch.no_grad()
 def verify(sae: SAE, made: tuple[Tensor, Tensor], probe_x: Float[Tensor, "tokens d_in"], *, where: str) -> WriteCheck:
     """How `sae` and the latents and x_hat that something else made of `probe_x` differ.
@@ -93,8 +121,7 @@ def verify(sae: SAE, made: tuple[Tensor, Tensor], probe_x: Float[Tensor, "tokens
     """
     latents, x_hat = sae.encode(probe_x), sae(probe_x)
     differ = (latents > 0) != (made[0] > 0)
-    competes = sae.file_architecture == "topk"
-    ties = torch.zeros_like(differ) if competes else within_rounding(sae, probe_x, differ)
+    ties = within_rounding(sae, probe_x, differ)
     n_flips, clean = int((differ & ~ties).sum()), ~differ.any(dim=1)
     relative = (made[1] - x_hat).norm(dim=1) / x_hat.norm(dim=1).clamp_min(1e-30)
     worst = float(relative[clean].max()) if bool(clean.any()) else 0.0
@@ -123,6 +150,8 @@ def _write_dictionary_learning(sae: SAE, folder: Path, metadata: SAEMetadata) ->
 
 
 def _saelens(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
+    if read_cfg(folder)["architecture"] == ARCHITECTURE:
+        importlib.import_module("fovea.sae.saelens_blocks").register()
     sae: Any = importlib.import_module("sae_lens").SAE.load_from_disk(str(folder))
     return sae.encode(x), sae(x)
 
