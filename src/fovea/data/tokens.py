@@ -104,7 +104,7 @@ class PackedTokens:
         shape = (self.n_contexts, self.context_size)
         for number in (*shape, self.n_tokens, self.n_document_tokens, self.n_documents):
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**48:
-                raise RunError(f"{folder / 'manifest.json'} is damaged ({number!r:.100} is no count); {_DELETE.again}")
+                raise _DELETE.of(f"{folder / 'manifest.json'} is damaged ({number!r:.100} is no count)")
         self._tokens, self._documents = (
             _mapped(self._files.tokens, "<u4", shape),
             _mapped(self._files.documents, "<i4", shape),

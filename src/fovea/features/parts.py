@@ -49,7 +49,8 @@ def load_part(path: Path) -> Part:
     Raises:
         DamagedError: the file is not that any more.
     """
-    tensors, fields = read_checked(path).tensors, dict[str, Any]()
+    tensors = read_checked(path).tensors
+    fields: dict[str, Any] = {}
     with damage(path, DAMAGED):
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         for name in Gathered._fields:
