@@ -91,7 +91,7 @@ def read_kept(folder: Path, seed: str) -> None:  # noqa: ARG001
 def without_checksums(files: Files, changed: Changed) -> Changed:  # noqa: ARG001
     """The changed files as an older version wrote them: the last key of that name is another; a chunk must have it."""
     return {
-        name: b'"sha257"'.join(content.rsplit(b'"sha256"', 1))
+        name: b"sha257".join(content.rsplit(b"sha256", 1))
         if isinstance(content, bytes) and not name.startswith("activations/chunk")
         else content
         for name, content in changed.items()

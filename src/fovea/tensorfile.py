@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +42,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors and words about them, atomically, with a checksum of both."""
     said = dict(metadata or {})
-    write_tensors(path, tensors, {**said, "sha256": digest(tensors, said)})
+    # One entry: safetensors writes several in any order, and equal content should be equal bytes.
+    write_tensors(path, tensors, {"checked": json.dumps({**said, "sha256": digest(tensors, said)})})
 
 
 def read_checked(path: Path, again: str = "", *, within: Path | None = None) -> Checked:
@@ -60,8 +61,11 @@ def read_checked(path: Path, again: str = "", *, within: Path | None = None) -> 
     refusal = Refusal(DamagedError, again)
     with damage(path, refusal, SafetensorError):
         with safe_open(regular(path, within or path.parent, refusal), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            header: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata: dict[str, Any] = dict(json.loads(header["checked"])) if "checked" in header else header
+        if not all(isinstance(each, str) for each in metadata.values()):
+            raise TypeError("its metadata is not text")
         wanted = metadata.pop("sha256", None)
         if wanted is not None and wanted != digest(tensors, metadata):
             raise refusal.of(f"{path} is damaged (its checksum is wrong)")

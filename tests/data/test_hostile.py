@@ -31,6 +31,12 @@ def test_a_packed_bomb_is_unpacked_no_further_than_a_document(name: str, said: s
         list(documents(str(path)))
 
 
+def test_a_line_of_many_small_objects_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "more": [' + "{}," * readers.MAX_BRACKETS + "{}]}")
+    with pytest.raises(CorpusError, match="line 1 opens more than 4,194,304 brackets"):
+        list(documents(str(tmp_path / "a.jsonl")))
+
+
 @pytest.mark.parametrize("codec", PACKED)
 def test_a_packed_table_that_is_a_bomb_does_not_fill_the_disk(
     codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import threading
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fovea.errors import RunError, UnknownReferenceError
 from fovea.foreign import Refusal, is_there
@@ -151,7 +151,7 @@ class Notes:
             self._connection = connection
         return self._connection
 
-    def _apply(self, row: tuple[int, str, str, str, int, str, int | None]) -> None:
+    def _apply(self, row: tuple[Any, ...]) -> None:
         number, at, kind, job, latent, text, note = row
         if not all(isinstance(each, str) for each in (at, kind, job, text)) or not isinstance(latent, int):
             raise ValueError(f"event {number}")

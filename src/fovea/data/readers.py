@@ -24,8 +24,10 @@ _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 64
 MAX_DOCUMENT_BYTES = 64 * 2**20
 "Of one document; as text in memory it may take several times as much."
-MAX_LINE_BYTES = 16 * 2**20
-"Of one line of jsonl; small objects take 27 times their text in memory."
+MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
+"Of one line of jsonl."
+MAX_BRACKETS = 2**22
+"Opened in one line of jsonl: small objects and lists take 27 times their text in memory, a text about its size."
 MAX_PART_BYTES = 2**30
 "Of the texts in one row group, unpacked."
 MAX_RATIO = 100
@@ -109,8 +111,8 @@ def _opened(path: Path) -> Generator[io.BufferedReader]:
     """The file's bytes, decompressed on the way."""
     codec = _CODECS.get(path.suffix.lower())
     if codec is None:
-        with path.open("rb", buffering=_BUFFER_BYTES) as file:
-            yield file
+        with path.open("rb", buffering=0) as file:
+            yield io.BufferedReader(file, _BUFFER_BYTES)
         return
     with pa.input_stream(str(path), compression=codec) as stream:
         buffered = io.BufferedReader(stream, _BUFFER_BYTES)
@@ -134,6 +136,11 @@ def _read_jsonl(path: Path, file: io.BufferedReader, text_field: str) -> Iterato
             raise CorpusError(
                 f"{path} line {number} has more than {MAX_LINE_BYTES:,} bytes, which is the most that is read of one; "
                 "split that text over several lines"
+            )
+        if line.count(b"{") + line.count(b"[") > MAX_BRACKETS:
+            raise CorpusError(
+                f"{path} line {number} opens more than {MAX_BRACKETS:,} brackets, which is the most that is read of "
+                "one; leave out all but the text"
             )
         text = _decoded(line.removeprefix(_BOM) if number == 1 else line, path, offset)
         offset += len(line)

@@ -26,7 +26,7 @@ from torch import Tensor
 from fovea.atomic import new_folder, read_checked_json, write_checked_json
 from fovea.config import Config
 from fovea.data.clean import Cleaner
-from fovea.data.content import changed_content, write_content
+from fovea.data.content import changes, write_content
 from fovea.data.corpus import CorpusReader, Document
 from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
@@ -102,13 +102,12 @@ class PackedTokens:
         self.fingerprint: str = counts["fingerprint"]
         self._files = SplitFiles.of(folder, split)
         shape = (self.n_contexts, self.context_size)
-        for number in (*shape, self.n_tokens, self.n_document_tokens, self.n_documents):
+        numbers: tuple[Any, ...] = (*shape, self.n_tokens, self.n_document_tokens, self.n_documents)
+        for number in numbers:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**48:
                 raise _DELETE.of(f"{folder / 'manifest.json'} is damaged ({number!r:.100} is no count)")
-        self._tokens, self._documents = (
-            _mapped(self._files.tokens, "<u4", shape),
-            _mapped(self._files.documents, "<i4", shape),
-        )
+        self._tokens = _mapped(self._files.tokens, "<u4", shape)
+        self._documents = _mapped(self._files.documents, "<i4", shape)
 
     def batch(self, indices: Sequence[int] | range) -> TokenBatch:
         """The contexts with these indices, in this order."""
@@ -290,14 +289,7 @@ def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> N
         if manifest["key"] == _key(settings):
             logger.info("tokens in %s are reused", folder)
             return
-        old = manifest["settings"]
-        changed = [
-            f"{name}: {old.get(name)!r} -> {settings[name]!r}"
-            for name in settings
-            if old.get(name) != settings[name] and name not in ("reference", "content")
-        ]
-        if old.get("content") != settings["content"]:
-            changed += changed_content(folder, content)
+        changed = changes(folder, manifest["settings"], settings, content=content)
     raise RunError(
         f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
         "choose another folder"
@@ -369,8 +361,8 @@ def _check_size(packers: dict[Split, Packer], config: CorpusConfig, settings: di
             raise CorpusError(
                 f"corpus {settings['reference']}: its {split} split has {packer.n_tail_tokens} tokens from "
                 f"{packer.n_documents_seen} documents, less than one context of {settings['context_size']} "
-                "tokens; add text, "
-                f"lower context_size, or change heldout_fraction ({config.heldout_fraction}); documents are split whole"
+                f"tokens; add text, lower context_size, or change heldout_fraction ({config.heldout_fraction}): "
+                "documents are split whole"
             )
 
 

@@ -218,7 +218,8 @@ def _stored(row: tuple[Any, ...]) -> Stored:
 
 def _check_raters(raters: tuple[Rater, ...]) -> None:
     for number, rater in enumerate(raters, start=1):
-        if rater.number != number or not all(isinstance(text, str) for text in rater[1:]):
+        texts: tuple[Any, ...] = rater[1:]
+        if rater.number != number or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"rater {number}")
     if not raters:
         raise ValueError("it has no rater")

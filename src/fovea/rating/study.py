@@ -78,7 +78,9 @@ class Study:
             with damage(folder / "study.sqlite", _COPY):
                 facts = self.store.facts
                 self.config: StudyConfig = study_config(facts["config"], where=str(folder / "study.sqlite"))
-                Power(**facts["power"]), [Excluded(**each) for each in facts["excluded"]]
+                Power(**facts["power"])
+                for each in facts["excluded"]:
+                    Excluded(**each)
                 for name in ("name", "question", "commitment", "protocol_sha256", "made"):
                     if not isinstance(facts[name], str):
                         raise TypeError(f"{name} is no text")
