@@ -1,6 +1,5 @@
 """What the functions of `import fovea` return: a run as an object, a text as an SAE sees it."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fovea.data.activations import TokenFilter
 from fovea.errors import RunError, SAEError
 from fovea.eval.records import metrics_frame
+from fovea.experiment.calibration import read_filter
 from fovea.experiment.config import ExperimentConfig, JobConfig
 from fovea.experiment.fit import jobs_of
 from fovea.experiment.folder import RunFolder
@@ -83,8 +82,7 @@ class Run:
         spares special tokens and positions below skip_first, which a patch on activations cannot see.
         """
         rebuild = self._rebuild(job)
-        stored = json.loads((self._folder.calibration / "filter.json").read_text())
-        max_norm = TokenFilter.from_dict(stored["filter"]).max_norm
+        max_norm = read_filter(self._folder).max_norm
         return lm.patched(HookPoint.parse(self.config.lm.hook_point), _sparing_massive(rebuild, max_norm))
 
     def _rebuild(self, job: str) -> Callable[[Tensor], Tensor]:

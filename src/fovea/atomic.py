@@ -1,6 +1,7 @@
 """Files that are either complete or absent: temporary file in the same folder, fsync, rename.
 
-A checked json holds its own SHA-256, so that a bit that flipped later is noticed too.
+A checked json holds its own SHA-256, so that a bit that flipped later is noticed too; who changes it on purpose can
+write that as well, so it is read as a stranger's file is (fovea.foreign).
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.errors import DamagedError
+from fovea.foreign import Refusal, read_object
 
 _SUFFIX = ".partial"
 
@@ -100,20 +102,23 @@ def write_checked_json(path: Path, value: dict[str, Any]) -> None:
     write_json(path, {**value, "sha256": _digest(value)})
 
 
-def read_checked_json(path: Path) -> dict[str, Any]:
+def read_checked_json(path: Path, again: str = "", *, within: Path | None = None) -> dict[str, Any]:
     """What `write_checked_json` wrote; a file without a checksum, of an older version, as it is.
+
+    Args:
+        again: What to do if it is damaged, the end of the message.
+        within: Where a link may lead; None for the file's own folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it is cut short, or not what was written.
+        DamagedError: it is cut short, not what was written, or no object that fovea.foreign reads.
     """
-    try:
-        value = json.loads(path.read_bytes())
-        wanted = value.pop("sha256", None)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DamagedError(f"{path} is damaged ({error})") from None
+    path.lstat()  # one that is not there is no damage
+    refusal = Refusal(DamagedError, again)
+    value = read_object(path, within or path.parent, refusal)
+    wanted = value.pop("sha256", None)
     if wanted is not None and _digest(value) != wanted:
-        raise DamagedError(f"{path} is damaged (its checksum is wrong)")
+        raise refusal.of(f"{path} is damaged (its checksum is wrong)")
     return value
 
 

@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from fovea.errors import ConfigError
+from fovea.foreign import Refusal, read_text
 
+MAX_TOML_BYTES = 2**20
+"Of an experiment file; one has a few kilobytes."
+
+_CORRECT = Refusal(ConfigError, "give the path of a toml file")
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
@@ -41,14 +46,28 @@ def load_toml(path: Path) -> dict[str, Any]:
     """The tables of a toml file.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8 or not toml.
+        ConfigError: the file is missing, no regular file, too large, not UTF-8 or not toml.
+    """
+    if not path.exists():
+        raise ConfigError(f"experiment file {str(path)!r} does not exist; give the path of a toml file")
+    real = path.resolve()
+    return parse_toml(read_text(real, real.parent, _CORRECT, most=MAX_TOML_BYTES), where=str(path))
+
+
+def parse_toml(text: str, *, where: str) -> dict[str, Any]:
+    """The tables of a toml text.
+
+    Raises:
+        ConfigError: it is not toml, nested too deep, or holds a number of thousands of digits.
     """
     try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"experiment file {str(path)!r} does not exist; give the path of a toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid toml ({error}); correct that line") from None
+        tables = tomllib.loads(text)
+        tomli_w.dumps(tables)  # what is nested too deep for that cannot be a setting
+        return tables
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid toml (nested too deep); settings are a few tables deep") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: not valid toml ({str(error)[:300]}); correct that line") from None
 
 
 def dump_toml(config: Config, **changes: Any) -> str:

@@ -7,7 +7,7 @@
     |-- ModelError        the lm's architecture or hook point is not supported
     |-- SAEError          weights do not fit the lm, the hook point or themselves
     |-- RunError          a run folder is taken, incomplete or does not belong to this experiment
-    |   `-- DamagedError      a file of a run is not what was written: cut short, or with bits that flipped
+    |   `-- DamagedError      a file of a run is not what was written: cut short, changed, or something else there
     |-- RankError         another process of the run failed, was killed or hangs
     |-- StudyError        a blind study cannot be made, or does not allow this step in its state
     |   `-- StudyBusyError    its database is held by another program for now
@@ -47,7 +47,7 @@ class RunError(FoveaError):
 
 
 class DamagedError(RunError):
-    """A file of a run is not what was written: cut short, or with bits that flipped."""
+    """A file of a run is not what was written: cut short, changed, or something else in its place."""
 
 
 class RankError(FoveaError):

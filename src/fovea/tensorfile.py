@@ -1,6 +1,7 @@
 """Tensors in a file that is complete or absent. Apart from `atomic`, so that what only reads need not import torch.
 
-A checked file holds a SHA-256 of all that is in it: what a disk loses or flips later is noticed when it is read.
+A checked file holds a SHA-256 of all that is in it: what a disk loses or flips later is noticed when it is read, and
+what somebody else put there is refused as a stranger's file is (fovea.foreign).
 """
 
 import errno
@@ -8,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fovea.atomic import replacing
 from fovea.errors import DamagedError
+from fovea.foreign import Refusal, damage, regular
 
 
 class Checked(NamedTuple):
@@ -40,27 +42,33 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors and words about them, atomically, with a checksum of both."""
     said = dict(metadata or {})
-    write_tensors(path, tensors, {**said, "sha256": digest(tensors, said)})
+    # One entry: safetensors writes several in any order, and equal content should be equal bytes.
+    write_tensors(path, tensors, {"checked": json.dumps({**said, "sha256": digest(tensors, said)})})
 
 
-def read_checked(path: Path) -> Checked:
+def read_checked(path: Path, again: str = "", *, within: Path | None = None) -> Checked:
     """What `write_checked` wrote; a file without a checksum, of an older version, as it is.
+
+    Args:
+        again: What to do if it is damaged, the end of the message.
+        within: Where a link may lead; None for the file's own folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it is cut short, or not what was written.
+        DamagedError: it is cut short, not what was written, or not a regular file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+    path.lstat()  # one that is not there is no damage
+    refusal = Refusal(DamagedError, again)
+    with damage(path, refusal, SafetensorError):
+        with safe_open(regular(path, within or path.parent, refusal), framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged ({error})") from None
-    wanted = metadata.pop("sha256", None)
-    if wanted is not None and wanted != digest(tensors, metadata):
-        raise DamagedError(f"{path} is damaged (its checksum is wrong)")
+        metadata: dict[str, Any] = dict(json.loads(header["checked"])) if "checked" in header else header
+        if not all(isinstance(each, str) for each in metadata.values()):
+            raise TypeError("its metadata is not text")
+        wanted = metadata.pop("sha256", None)
+        if wanted is not None and wanted != digest(tensors, metadata):
+            raise refusal.of(f"{path} is damaged (its checksum is wrong)")
     return Checked(tensors, metadata)
 
 

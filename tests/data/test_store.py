@@ -2,6 +2,7 @@
 
 import logging
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,27 @@ def test_another_key_or_dtype_is_refused_and_so_is_a_folder_of_something_else(tm
     (tmp_path / "b" / "thesis.txt").write_text("precious")
     with pytest.raises(RunError, match="holds something else"):
         _store(tmp_path / "b")
-    (tmp_path / "a" / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match="is damaged"):
-        _store(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [("torn", "it is damaged"), ("gone", "its manifest is gone"), ("link", "outside")]
+)
+def test_a_damaged_manifest_empties_a_runs_own_folder_and_no_other(tmp_path: Path, harm: str, said: str, caplog):
+    folder, manifest = tmp_path / "a", tmp_path / "a" / "manifest.json"
+    _store(folder).put(0, _tensors())
+    if harm == "torn":
+        manifest.write_text("{")
+    else:
+        manifest.rename(tmp_path / "elsewhere")
+    if harm == "link":
+        manifest.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"delete .*a: it will be made again|holds something else"):
+        ChunkStore(folder, key="k", dtype=torch.float32, room=lambda _: nullcontext(True))
+    with caplog.at_level(logging.WARNING, "fovea"):
+        assert _store(folder).n_kept == 0
+    assert said in caplog.text
+    assert manifest.is_file()
+    assert not manifest.is_symlink()
 
 
 def test_a_chunk_of_another_store_is_not_believed(tmp_path: Path):

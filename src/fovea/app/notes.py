@@ -9,11 +9,15 @@ import threading
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fovea.errors import RunError, UnknownReferenceError
+from fovea.foreign import Refusal, is_there
 
 FILE = "notes.sqlite"
+MAX_VALUE = 2**20
+"Bytes of one note."
+_AWAY = Refusal(RunError, "move it away")
 _TABLE = """CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at_utc TEXT NOT NULL,
@@ -101,7 +105,7 @@ class Notes:
     def refresh(self) -> None:
         """Take in the events that were appended since the last look."""
         with self._lock:
-            if self._connection is None and not self.path.is_file():
+            if self._connection is None and not is_there(self.path, self.path.parent, _AWAY):
                 return
             try:
                 rows = self._open().execute(
@@ -110,7 +114,7 @@ class Notes:
                 )
                 for row in rows:
                     self._apply(row)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ValueError, TypeError) as error:
                 raise RunError(f"{self.path}: not a readable log of notes ({error}); move it away") from None
 
     def close(self) -> None:
@@ -136,6 +140,9 @@ class Notes:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+            connection.execute("PRAGMA trusted_schema = OFF")
+            _check_schema(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             with connection:
@@ -144,8 +151,10 @@ class Notes:
             self._connection = connection
         return self._connection
 
-    def _apply(self, row: tuple[int, str, str, str, int, str, int | None]) -> None:
+    def _apply(self, row: tuple[Any, ...]) -> None:
         number, at, kind, job, latent, text, note = row
+        if not all(isinstance(each, str) for each in (at, kind, job, text)) or not isinstance(latent, int):
+            raise ValueError(f"event {number}")
         place = (job, latent)
         match kind:
             case "note":
@@ -157,3 +166,11 @@ class Notes:
             case _:
                 self._flagged.discard(place)
         self.version = number
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Nothing, if the file holds our table and triggers alone, or is new: a trigger of others could do anything."""
+    found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+    ours = {statement.replace(" IF NOT EXISTS", "") for statement in (_TABLE, *_GUARDS)}
+    if not found <= ours:
+        raise sqlite3.DatabaseError("it holds other tables or triggers")

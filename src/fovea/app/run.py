@@ -1,13 +1,16 @@
 """What the pages need to know of a run before any latent: its name, its jobs in order and colour, its corpora."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from fovea.app.table import Table
+from fovea.config import MAX_TOML_BYTES, parse_toml
+from fovea.errors import RunError
 from fovea.features.read import Features
+from fovea.foreign import Refusal, is_there, read_text
 from fovea.report.palette import FIXED
 
+_AGAIN = Refusal(RunError, "put the run's experiment.toml there again")
 G_SLOT, CONTROL_SLOT = 7, 8
 
 
@@ -71,8 +74,8 @@ def _slot(method: str, *, is_general: bool) -> int:
 def _name(run: Path) -> str:
     """The experiment's name, else the folder's."""
     path = run / "experiment.toml"
-    if path.is_file():
-        name = tomllib.loads(path.read_text()).get("name")
+    if is_there(path, run, _AGAIN):
+        name = parse_toml(read_text(path, run, _AGAIN, most=MAX_TOML_BYTES), where=str(path)).get("name")
         if isinstance(name, str):
             return name
     return run.resolve().name

@@ -10,19 +10,25 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fovea.atomic import read_checked_json
 from fovea.data.precision import Precision, bytes_per_value, dtype_of, fvu, pack, unpack
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import PackedTokens, TokenBatch
-from fovea.errors import ConfigError, CorpusError
+from fovea.errors import ConfigError, CorpusError, DamagedError
+from fovea.foreign import Refusal, damage
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
 from fovea.profile import span
+
+ANEW = Refusal(DamagedError, "when the run is resumed, it is measured again")
+"Of what a run measures before its first step."
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,25 @@ class TokenFilter:
     def from_dict(cls, value: dict[str, Any]) -> "TokenFilter":
         """The filter that `to_dict` wrote."""
         return cls(frozenset(value["special_ids"]), value["skip_first"], value["max_norm"])
+
+    @classmethod
+    def read(cls, path: Path, run: Path) -> "TokenFilter":
+        """The filter that the run in folder `run` measured and wrote to `path`.
+
+        Raises:
+            DamagedError: the file is missing or damaged.
+        """
+        with damage(path, ANEW):
+            stored = read_checked_json(path, ANEW.again, within=run)["filter"]
+            for number in (*stored["special_ids"], stored["skip_first"]):
+                if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
+                    raise ValueError(f"{number!r:.100} is no id and no position")
+            if isinstance(stored["max_norm"], bool):
+                raise ValueError("max_norm is no number")
+            try:
+                return cls.from_dict(stored)
+            except ConfigError as error:
+                raise ANEW.of(f"{path} is damaged ({error})") from None
 
 
 class Chunk(NamedTuple):

@@ -31,9 +31,11 @@ from fovea.atomic import remove_folder, write_json
 from fovea.data.activations import ActivationChunks
 from fovea.data.store import ChunkStore
 from fovea.errors import RunError
+from fovea.foreign import Refusal, read_object
 
 logger = logging.getLogger("fovea")
 _MARK, _LOCK, _USED = "fovea-cache.json", ".lock", ".used"
+_ANOTHER = Refusal(RunError, "give another folder, or delete this one")
 _FORMAT = {"format": "fovea-activations-1"}
 _STALE_SECONDS = 3600.0
 "A half-written file this old is of a process that died."
@@ -108,8 +110,8 @@ class SharedCache:
                     "empty or new folder"
                 )
             write_json(mark, _FORMAT)
-        if mark.read_text() != json.dumps(_FORMAT, indent=2) + "\n":
-            raise RunError(f"{mark} was written by another version; give another folder, or delete this one")
+        if read_object(mark, self.folder, _ANOTHER) != _FORMAT:
+            raise _ANOTHER.of(f"{mark} was written by another version")
         for leftover in self.folder.glob(".*.removed.partial"):  # made and removed under this lock alone
             shutil.rmtree(leftover)
         for leftover in [found for place in (self.folder, *self._entries()) for found in place.glob(".*.partial")]:

@@ -8,6 +8,7 @@ A reference is a file, a folder, a glob, "hf:NAME[:CONFIG]#SPLIT" (streamed; NAM
 
 import glob
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import NamedTuple
 
 from fovea.data.readers import Record, format_of, read_file, supported, text_of
 from fovea.errors import CorpusError, UnknownReferenceError
+from fovea.foreign import Refusal, expanded, regular
 
 logger = logging.getLogger("fovea")
+_PATH = Refusal(CorpusError, "give an existing file, folder or glob")
+_REMOVE = Refusal(CorpusError, "take it out of the corpus, or give the files to be read by name")
 
 
 class Document(NamedTuple):
@@ -93,28 +97,39 @@ def _files(reference: str) -> list[Path]:
         from fovea.bundled.corpora import corpus_path
 
         return [corpus_path(reference.removeprefix("bundled:"))]
-    path = Path(reference).expanduser()
+    path = expanded(reference, _PATH)
     if path.is_dir():
-        found = [item for item in path.rglob("*") if item.is_file()]
-        return _supported(sorted(found, key=lambda item: item.relative_to(path).as_posix()), reference)
+        found = [item for item in path.rglob("*") if not item.is_dir()]
+        return _supported(sorted(found, key=lambda item: item.relative_to(path).as_posix()), reference, within=path)
     if path.is_file():
         return [path]
     if glob.has_magic(reference):
-        return _supported(
-            sorted(item for item in map(Path, glob.glob(str(path), recursive=True)) if item.is_file()), reference
-        )
+        found = [item for item in map(Path, glob.glob(str(path), recursive=True)) if not item.is_dir()]
+        return _supported(sorted(found), reference, within=_fixed_part(path))
     raise CorpusError(
         f"corpus {reference!r} does not exist; give a file, folder or glob ({supported()}), hf:NAME#SPLIT or "
         "bundled:NAME"
     )
 
 
-def _supported(paths: list[Path], reference: str) -> list[Path]:
-    """The files among `paths` that we read; the others are counted in a warning."""
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that a glob names without wildcards."""
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    return Path(*fixed)
+
+
+def _supported(paths: list[Path], reference: str, *, within: Path) -> list[Path]:
+    """The files among `paths` that we read; the others are counted in a warning.
+
+    Raises:
+        CorpusError: there is none, or one is a pipe, a device, or a link that leads out of the folder `within`.
+    """
     chosen = [path for path in paths if format_of(path)]
     others = [path.name for path in paths if not format_of(path)]
     if not chosen:
         raise CorpusError(f"corpus {reference!r} holds no file that can be read; allowed are {supported()}")
+    for path in chosen:
+        regular(path, within, _REMOVE)
     if others:
         logger.warning(
             "corpus %r: %d of %d files are not read, their names are not supported: %s%s",
@@ -130,12 +145,12 @@ def _supported(paths: list[Path], reference: str) -> list[Path]:
 def _content(reference: str) -> list[str]:
     if reference.startswith("hf:"):
         dataset = _parse_hf(reference)
-        folder = Path(dataset.name).expanduser()
+        folder = expanded(dataset.name, _PATH)
         if not folder.is_dir():
             return [f"hf:{dataset.name}:{dataset.config}#{dataset.split} {_hf_revision(dataset)}"]
-        files = sorted(item for item in folder.rglob("*") if item.is_file())
+        files = [regular(item, folder, _REMOVE) for item in sorted(folder.rglob("*")) if not item.is_dir()]
         return [f"hf:{dataset.config}#{dataset.split}", *(_file_content(item, folder) for item in files)]
-    folder = Path(reference).expanduser()
+    folder = expanded(reference, _PATH)
     return [_file_content(path, folder if folder.is_dir() else path.parent) for path in _files(reference)]
 
 
@@ -171,7 +186,7 @@ def _hf_revision(dataset: _HFReference) -> str:
 def _hf_records(dataset: _HFReference, text_field: str) -> Iterator[Record]:
     from datasets import load_dataset
 
-    folder = Path(dataset.name).expanduser()
+    folder = expanded(dataset.name, _PATH)
     revision = None if folder.is_dir() else _hf_revision(dataset)
     try:
         rows = load_dataset(

@@ -10,6 +10,7 @@ A memo never decides a value: rounding, where it is wanted, is part of what a ch
 """
 
 import logging
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from fovea.atomic import read_checked_json, write_checked_json, write_json
 from fovea.data.precision import Precision
 from fovea.errors import DamagedError, RunError
+from fovea.foreign import DAMAGED, is_there
 from fovea.tensorfile import digest, write_tensors
 
 logger = logging.getLogger("fovea")
@@ -59,7 +61,7 @@ class ChunkStore:
         self._closed = False
         self._room = room or self._own_room
         self._open(is_own=room is None)
-        self.n_bytes = sum(path.stat().st_size for path in folder.glob("chunk-*.safetensors"))
+        self.n_bytes = sum(path.lstat().st_size for path in folder.glob("chunk-*.safetensors"))
 
     @property
     def n_kept(self) -> int:
@@ -74,12 +76,14 @@ class ChunkStore:
         """The tensors of a chunk as they were put; None if it is not kept or the file is damaged (logged, removed)."""
         path = self._path(index)
         try:
+            if not is_there(path, self.folder, DAMAGED):
+                return None
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, DamagedError) as error:
             return self._discard(path, str(error))
         if metadata.get("sha256") != digest(tensors) or metadata.get("key") != self.key:
             return self._discard(path, "its checksum is wrong")
@@ -139,7 +143,7 @@ class ChunkStore:
             found = read_checked_json(path)
         except DamagedError as error:
             if not is_own:
-                raise RunError(f"{error}; delete {self.folder}: it will be made again") from None
+                raise DamagedError(f"{error}; delete {self.folder}: it will be made again") from None
             self._clear(str(error))
             write_checked_json(path, wanted)
             found = wanted
@@ -164,8 +168,8 @@ class ChunkStore:
 
     def _discard(self, path: Path, reason: str) -> None:
         logger.warning("%s is damaged (%s): it is removed and computed again", path, reason)
-        if path.exists():
-            self.n_bytes -= path.stat().st_size
+        if os.path.lexists(path):
+            self.n_bytes -= path.lstat().st_size
         path.unlink(missing_ok=True)
 
     def _close(self, reason: str) -> None:

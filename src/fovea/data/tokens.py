@@ -26,16 +26,18 @@ from torch import Tensor
 from fovea.atomic import new_folder, read_checked_json, write_checked_json
 from fovea.config import Config
 from fovea.data.clean import Cleaner
-from fovea.data.content import changed_content, write_content
+from fovea.data.content import changes, write_content
 from fovea.data.corpus import CorpusReader, Document
 from fovea.data.pack import Packer, SplitFiles
 from fovea.data.split import SPLITS, Split, split_of
 from fovea.data.tokenizer import PlainTokenizer, pieces_of
 from fovea.errors import ConfigError, CorpusError, DamagedError, RunError
+from fovea.foreign import Refusal, damage, is_there
 from fovea.lm.model import LM
 
 logger = logging.getLogger("fovea")
 _FORMAT = 1
+_DELETE = Refusal(RunError, "give the folder of a tokenised corpus, or delete it and run again to make it anew")
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_PIECES = 1024
 
@@ -100,10 +102,12 @@ class PackedTokens:
         self.fingerprint: str = counts["fingerprint"]
         self._files = SplitFiles.of(folder, split)
         shape = (self.n_contexts, self.context_size)
-        self._tokens, self._documents = (
-            _mapped(self._files.tokens, "<u4", shape),
-            _mapped(self._files.documents, "<i4", shape),
-        )
+        numbers: tuple[Any, ...] = (*shape, self.n_tokens, self.n_document_tokens, self.n_documents)
+        for number in numbers:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**48:
+                raise _DELETE.of(f"{folder / 'manifest.json'} is damaged ({number!r:.100} is no count)")
+        self._tokens = _mapped(self._files.tokens, "<u4", shape)
+        self._documents = _mapped(self._files.documents, "<i4", shape)
 
     def batch(self, indices: Sequence[int] | range) -> TokenBatch:
         """The contexts with these indices, in this order."""
@@ -191,17 +195,19 @@ def open_tokens(folder: Path) -> TokenisedCorpus:
         RunError: the folder is not a tokenised corpus, or a file is missing or damaged.
     """
     manifest = read_manifest(folder)
-    for split in SPLITS:
-        try:
-            found = SplitFiles.of(folder, split).sha256()
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} is missing; delete {folder} and run again to make it anew") from None
-        for name, digest in manifest["splits"][split]["sha256"].items():
-            if found[name] != digest:
-                raise RunError(
-                    f"{folder / name} is damaged: its SHA-256 is {found[name]}, not {digest}; delete {folder}"
-                )
-    return TokenisedCorpus(PackedTokens(folder, "train"), PackedTokens(folder, "heldout"), manifest)
+    with damage(folder, _DELETE):
+        for split in SPLITS:
+            files = SplitFiles.of(folder, split)
+            for path in files:
+                if not is_there(path, folder, _DELETE):
+                    raise RunError(f"{path} is missing; delete {folder} and run again to make it anew")
+            found = files.sha256()
+            for name, digest in manifest["splits"][split]["sha256"].items():
+                if found[name] != digest:
+                    raise RunError(
+                        f"{folder / name} is damaged: its SHA-256 is {found[name]}, not {digest}; delete {folder}"
+                    )
+        return TokenisedCorpus(PackedTokens(folder, "train"), PackedTokens(folder, "heldout"), manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -279,17 +285,11 @@ def _key(settings: dict[str, Any]) -> str:
 
 def _check_same(folder: Path, settings: dict[str, Any], content: list[str]) -> None:
     manifest = read_manifest(folder)
-    if manifest["key"] == _key(settings):
-        logger.info("tokens in %s are reused", folder)
-        return
-    old = manifest["settings"]
-    changed = [
-        f"{name}: {old.get(name)!r} -> {settings[name]!r}"
-        for name in settings
-        if old.get(name) != settings[name] and name not in ("reference", "content")
-    ]
-    if old.get("content") != settings["content"]:
-        changed += changed_content(folder, content)
+    with damage(folder, _DELETE):
+        if manifest["key"] == _key(settings):
+            logger.info("tokens in %s are reused", folder)
+            return
+        changed = changes(folder, manifest["settings"], settings, content=content)
     raise RunError(
         f"{folder} holds tokens made in another way ({'; '.join(changed)}); put the old text or settings back, or "
         "choose another folder"
@@ -361,8 +361,8 @@ def _check_size(packers: dict[Split, Packer], config: CorpusConfig, settings: di
             raise CorpusError(
                 f"corpus {settings['reference']}: its {split} split has {packer.n_tail_tokens} tokens from "
                 f"{packer.n_documents_seen} documents, less than one context of {settings['context_size']} "
-                "tokens; add text, "
-                f"lower context_size, or change heldout_fraction ({config.heldout_fraction}); documents are split whole"
+                f"tokens; add text, lower context_size, or change heldout_fraction ({config.heldout_fraction}): "
+                "documents are split whole"
             )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fovea.errors import SAEError
+from fovea.foreign import DAMAGED, damage
 from fovea.ranks import ALONE, Ranks, union
 from fovea.tensorfile import read_checked, write_checked
 
@@ -106,10 +107,15 @@ def load_counts(path: Path) -> dict[str, FiringCounts]:
         DamagedError: the file is not that any more.
     """
     tensors = read_checked(path).tensors
-    names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
-    return {
-        name: FiringCounts(tensors[f"{name}.counts"], *tensors[f"{name}.totals"].tolist()) for name in sorted(names)
-    }
+    with damage(path, DAMAGED):
+        names = [key.removesuffix(".counts") for key in tensors if key.endswith(".counts")]
+        for name in names:
+            counts, totals = tensors[f"{name}.counts"], tensors[f"{name}.totals"]
+            if counts.ndim != 1 or totals.shape != (2,) or {counts.dtype, totals.dtype} != {torch.int64}:
+                raise ValueError(f"counts of {name!r:.100} are no counts")
+        return {
+            name: FiringCounts(tensors[f"{name}.counts"], *tensors[f"{name}.totals"].tolist()) for name in sorted(names)
+        }
 
 
 def density_bound(n_tokens: int, *, confidence: float = 0.95) -> float | None:

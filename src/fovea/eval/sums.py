@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from fovea.errors import DamagedError, RunError
+from fovea.foreign import DAMAGED, damage, parse_json
 from fovea.ranks import ALONE, Ranks
 from fovea.tensorfile import read_checked, write_checked
 
@@ -153,18 +154,23 @@ def load_sums(path: Path, *, key: str) -> Sums:
         DamagedError: the file is damaged.
     """
     tensors, metadata = read_checked(path)
-    about = json.loads(metadata.get("about", "{}"))
-    if about.get("format") != _FORMAT or about.get("key") != key:
-        raise RunError(
-            f"{path} holds sums of another evaluation (key {about.get('key')!r}, expected {key!r}): the lm, an "
-            "SAE, the corpus or a setting changed; choose another output folder or remove that file"
-        )
-    candidates = {
-        name: CandidateSums(*(tensors[f"candidate.{index}.{field}"] for field in CandidateSums._fields))
-        for index, name in enumerate(about["candidates"])
-    }
-    corpus = CorpusSums(*(tensors[f"corpus.{field}"] for field in CorpusSums._fields))
-    return Sums(tensors["documents"], corpus, candidates)
+    with damage(path, DAMAGED):
+        about = parse_json(metadata.get("about", "{}"), DAMAGED, where=str(path))
+        if about.get("format") != _FORMAT or about.get("key") != key:
+            raise RunError(
+                f"{path} holds sums of another evaluation (key {about.get('key')!r:.100}, expected {key!r}): the lm, "
+                "an SAE, the corpus or a setting changed; choose another output folder or remove that file"
+            )
+        candidates = {
+            name: CandidateSums(*(tensors[f"candidate.{index}.{field}"] for field in CandidateSums._fields))
+            for index, name in enumerate(about["candidates"])
+        }
+        corpus = CorpusSums(*(tensors[f"corpus.{field}"] for field in CorpusSums._fields))
+        n = tensors["documents"].shape
+        parts = [*corpus, *(values for found in candidates.values() for values in found)]
+        if len(n) != 1 or any(values.shape[:1] != n or values.dtype != torch.float64 for values in parts):
+            raise ValueError("its sums are not one of each document")
+        return Sums(tensors["documents"], corpus, candidates)
 
 
 def summed(sums: Sums, ranks: Ranks) -> Sums:

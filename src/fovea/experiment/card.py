@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fovea.atomic import read_checked_json
 from fovea.bundled.corpora import corpus_info
 from fovea.eval.definitions import DEFINITIONS
 from fovea.eval.records import MetricRecord, finite, read_metrics
@@ -246,7 +247,7 @@ def _limits(subject: Subject) -> str:
 
 
 def _provenance(subject: Subject) -> str:
-    found: Mapping[str, Any] = json.loads(subject.run.provenance.read_text())
+    found: Mapping[str, Any] = read_checked_json(subject.run.provenance)
     facts = {
         "fovea": f"{found['fovea']} (commit {found['commit'] or 'not known'})",
         **{name: str(version) for name, version in found["packages"].items() if version},
@@ -271,7 +272,7 @@ def _records(subject: Subject) -> list[MetricRecord]:
 
 
 def _job(subject: Subject) -> dict[str, Any]:
-    return json.loads((subject.run.saes / subject.job / "job.json").read_text())
+    return read_checked_json(subject.run.saes / subject.job / "job.json")
 
 
 def _adds_general(subject: Subject) -> bool:

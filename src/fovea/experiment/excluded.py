@@ -1,23 +1,24 @@
 """What a run left out and why: documents, tails of tokens, special and massive tokens."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from fovea.atomic import read_checked_json
+from fovea.data.activations import ANEW
 from fovea.data.tokens import TokenisedCorpus
 from fovea.experiment.folder import RunFolder
 
 
 def count_excluded(run: RunFolder, corpora: Mapping[str, TokenisedCorpus]) -> dict[str, Any]:
     """Counts by corpus, and the token filter in words."""
-    measured = json.loads((run.calibration / "filter.json").read_text())
+    measured = read_checked_json(run.calibration / "filter.json", ANEW.again, within=run.path)
     keep = measured["filter"]
     found: dict[str, Any] = {
         "token filter": {
             "positions dropped at the start of each context": keep["skip_first"],
             "special tokens dropped": len(keep["special_ids"]),
             "norm above which a token is dropped": keep["max_norm"],
-            "median norm": measured["median_norm"],
+            "median norm": measured.get("median_norm"),
         }
     }
     for name, corpus in corpora.items():

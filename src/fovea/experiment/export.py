@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fovea.errors import ConfigError, RunError
+from fovea.experiment.calibration import read_calibration
 from fovea.experiment.config import JobConfig
 from fovea.experiment.fit import jobs_of, saved_sae, stopped_jobs
 from fovea.experiment.folder import RunFolder
@@ -18,7 +19,6 @@ from fovea.features.read import Features
 from fovea.lm.hookpoint import HookPoint
 from fovea.sae.files import read_sae
 from fovea.sae.formats.writers import WRITERS, WriteCheck, write_sae, write_stack
-from fovea.tensorfile import read_checked
 
 log = logging.getLogger("fovea")
 
@@ -41,7 +41,7 @@ def export_job(folder: Path, job: str, out: Path, *, layout: str = "saelens", st
     if job in (stopped := stopped_jobs(run, [job])):
         log.warning("%s; what is written are the weights of step %d", stopped[job].reason, stopped[job].step_kept)
     loaded = read_sae(run.saes / job)
-    probe = read_checked(run.calibration / f"{domain}.safetensors").tensors["rows"][:4096]
+    probe = read_calibration(run, domain).rows[:4096]
     if stack:
         return _export_stack(run, job, out, layout=layout, probe_x=probe)
     check = write_sae(loaded.sae, out, layout=layout, metadata=loaded.metadata, probe_x=probe)

@@ -18,6 +18,7 @@ from fovea.experiment.config import DomainConfig, ExperimentConfig, JobConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.prepare import Calibration, Material, Subject, own_shards
 from fovea.experiment.progress import stage
+from fovea.foreign import Refusal, damage
 from fovea.methods.base import Batch, Setting
 from fovea.methods.frozen_decoder import FrozenDecoder
 from fovea.ranks import Mesh
@@ -127,10 +128,7 @@ def job_record(run: RunFolder, name: str) -> dict[str, Any]:
     Raises:
         DamagedError: it is not what was written.
     """
-    try:
-        return read_checked_json(run.saes / name / "job.json")
-    except DamagedError as error:
-        raise DamagedError(f"{error}; {_train_again(run, name)}") from None
+    return read_checked_json(run.saes / name / "job.json", _train_again(run, name))
 
 
 def saved_sae(run: RunFolder, name: str) -> SAE:
@@ -155,8 +153,13 @@ def _train_again(run: RunFolder, name: str) -> str:
 
 def stopped_jobs(run: RunFolder, names: Iterable[str]) -> dict[str, Stopped]:
     """Which of these saved jobs ended before the others, and why."""
-    records = {name: job_record(run, name).get("stopped") for name in names}
-    return {name: Stopped(**found) for name, found in records.items() if found is not None}
+    stopped: dict[str, Stopped] = {}
+    for name in names:
+        found = job_record(run, name).get("stopped")
+        if found is not None:
+            with damage(run.saes / name / "job.json", Refusal(DamagedError, _train_again(run, name))):
+                stopped[name] = Stopped(**found)
+    return stopped
 
 
 def refuse_if_all_stopped(config: ExperimentConfig, run: RunFolder) -> None:

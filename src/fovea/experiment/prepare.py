@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fovea.atomic import read_checked_json, write_checked_json
+from fovea.atomic import write_checked_json
 from fovea.data.activations import ActivationChunks, TokenFilter, median_norm, sample_rows
 from fovea.data.batching import batch_record, fastest_batch
 from fovea.data.cache import SharedCache
@@ -20,7 +20,14 @@ from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
-from fovea.errors import DamagedError, RunError
+from fovea.errors import DamagedError
+from fovea.experiment.calibration import (
+    Calibration,
+    calibration_file,
+    read_batch_size,
+    read_calibration,
+    read_filter,
+)
 from fovea.experiment.config import DomainConfig, ExperimentConfig, GeneralConfig
 from fovea.experiment.folder import RunFolder
 from fovea.experiment.progress import stage
@@ -32,7 +39,7 @@ from fovea.lm.model import LM
 from fovea.sae.files import LoadedSAE, check_fits, load_sae
 from fovea.sae.frozen import FrozenSAE
 from fovea.sae.sanity import sanity
-from fovea.tensorfile import read_checked, write_checked
+from fovea.tensorfile import write_checked
 
 log = logging.getLogger("fovea")
 _CALIBRATION_ROWS = 8192
@@ -60,13 +67,6 @@ class Material(NamedTuple):
     corpus: TokenisedCorpus
     train: ActivationChunks
     heldout: ActivationChunks
-
-
-class Calibration(NamedTuple):
-    """Statistics of x on the training split of a corpus, fixed before the first step."""
-
-    rows: Float[Tensor, "tokens d_in"]
-    input: InputScale
 
 
 def load_subject(config: ExperimentConfig) -> Subject:
@@ -162,14 +162,14 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, 
     path = run.calibration / "filter.json"
     if path.exists():
         try:
-            return TokenFilter.from_dict(read_checked_json(path)["filter"])
+            return read_filter(run)
         except DamagedError as error:
-            log.warning("%s: the filter is measured again", error)
+            log.warning("the token filter is measured again: %s", error)
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
     rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
     median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
-    _write_calibration(_calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
+    _write_calibration(calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
     write_checked_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
@@ -247,22 +247,10 @@ def contexts_per_batch(config: ExperimentConfig, run: RunFolder, subject: Subjec
             found = fastest_batch(subject.lm, subject.hook_point, packed, largest=config.text.contexts_per_chunk)
             write_checked_json(path if known is None else known, found)
         if known is not None:
-            write_checked_json(path, _batch_size(known))
-    found = _batch_size(path)
-    log.info("the lm sees %d contexts at once (%s)", found["contexts_per_batch"], path)
-    return int(found["contexts_per_batch"])
-
-
-def _batch_size(path: Path) -> dict[str, Any]:
-    """What a trial of batch sizes found; never tried anew under a run, for another one may round differently.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    try:
-        return read_checked_json(path)
-    except DamagedError as error:
-        raise RunError(f"{error}; delete it for a new trial, and start in a new folder") from None
+            write_checked_json(path, read_batch_size(known))
+    n_contexts: int = read_batch_size(path)["contexts_per_batch"]
+    log.info("the lm sees %d contexts at once (%s)", n_contexts, path)
+    return n_contexts
 
 
 def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> dict[int, ActivationChunks]:
@@ -290,20 +278,14 @@ def own_shards(config: ExperimentConfig, run: RunFolder, material: Material) -> 
 
 def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
     """Mean and scale of x on rows from all over a split, measured once per run and stored."""
-    path = _calibration_file(run, chunks.packed.name)
-    try:
-        stored = read_checked(path).tensors
-    except (FileNotFoundError, DamagedError) as error:
-        if isinstance(error, DamagedError):
-            log.warning("%s: it is measured again", error)
-        rows = _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter)
-        _write_calibration(path, rows)
-        stored = read_checked(path).tensors
-    return Calibration(stored["rows"], InputScale(stored["mean"], stored["scale"].item()))
-
-
-def _calibration_file(run: RunFolder, name: str) -> Path:
-    return run.calibration / f"{name}.safetensors"
+    path = calibration_file(run, chunks.packed.name)
+    if path.exists():
+        try:
+            return read_calibration(run, chunks.packed.name)
+        except DamagedError as error:
+            log.warning("mean and scale of %s are measured again: %s", chunks.packed.name, error)
+    _write_calibration(path, _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter))
+    return read_calibration(run, chunks.packed.name)
 
 
 def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: TokenFilter) -> Tensor:

@@ -24,6 +24,7 @@ from fovea.experiment.folder import RunFolder
 
 log = logging.getLogger("fovea")
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "datasets", "pydantic")
+_KINDS = {"starts": list, "made_with": dict, "texts": dict}
 _PUT_BACK = "put the old one back, or start in a new folder"
 
 
@@ -110,7 +111,10 @@ def command_line() -> str:
 def _read(run: RunFolder) -> dict[str, Any]:
     """What the starts before this one noted; nothing on the first."""
     try:
-        return read_checked_json(run.provenance)
+        noted = read_checked_json(run.provenance)
+        if wrong := [name for name, kind in _KINDS.items() if not isinstance(noted.get(name, kind()), kind)]:
+            raise DamagedError(f"{run.provenance} is damaged ({wrong[0]} = {noted[wrong[0]]!r:.100})")
+        return noted
     except FileNotFoundError:
         return {}
     except DamagedError as error:

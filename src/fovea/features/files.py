@@ -10,7 +10,6 @@ features/JOB/cfg.json, *.safetensors an untrained control's SAE, which has no fo
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,14 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from fovea.atomic import replacing, write_json
 from fovea.errors import RunError
+from fovea.foreign import MAX_TEXT_BYTES, Refusal, damage, is_plain_name, is_there, read_object, regular
 
 FORMAT = 1
 ROWS_PER_GROUP = 32
 "Rows of evidence.parquet that are read to show one of them."
 MAKE_AGAIN = "make it again with `fovea features RUN --force`"
+AGAIN = Refusal(RunError, MAKE_AGAIN)
+MAX_LATENTS = 2**24
+"Of one SAE."
 
 Ints = NDArray[np.int64]
 Role = Literal["domain", "general"]
@@ -234,6 +239,29 @@ def write_contexts(paths: Paths, corpus: str, contexts: CorpusContexts) -> None:
     write_json(paths.document_ids(corpus), {"document_ids": list(contexts.document_ids)})
 
 
+def read_contexts(paths: Paths, corpus: str) -> CorpusContexts:
+    """The contexts of a corpus.
+
+    Raises:
+        RunError: they are missing or damaged.
+    """
+    path, run = paths.contexts(corpus), paths.folder.parent
+    with damage(path, AGAIN, SafetensorError):
+        tensors = load_file(regular(path, run, AGAIN))
+        ids = read_object(paths.document_ids(corpus), run, AGAIN, most=MAX_TEXT_BYTES)["document_ids"]
+        found = CorpusContexts(**tensors, document_ids=tuple(ids))
+        shape = found.tokens.shape
+        if (
+            len(shape) != 2
+            or found.numbers.shape != shape[:1]
+            or {found.documents.shape, found.starts.shape} != {shape}
+        ):
+            raise ValueError("its arrays do not fit each other")
+        if any(array.dtype.kind not in "iu" for array in found[:4]) or not all(isinstance(each, str) for each in ids):
+            raise TypeError("its arrays are not of whole numbers, or its ids are no texts")
+        return found
+
+
 def read_manifest(run: Path) -> dict[str, Any]:
     """The manifest of a run's evidence, which must belong to the run as it is.
 
@@ -243,16 +271,45 @@ def read_manifest(run: Path) -> dict[str, Any]:
     path = Paths.of(run).manifest
     if not path.exists():
         raise RunError(f"{str(run)!r} holds no evidence of its features; make it with `fovea features {run}`")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); {MAKE_AGAIN}") from None
+    manifest = read_object(path, run, AGAIN)
     if manifest.get("format") != FORMAT:
         raise RunError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}; {MAKE_AGAIN}")
-    for name, digest in manifest["inputs"].items():
-        if quick_digest(run / name) != digest:
-            raise RunError(f"the evidence in {path.parent} is stale: {name} has changed since; {MAKE_AGAIN}")
+    with damage(path, AGAIN):
+        _check_manifest(manifest)
+        for name, digest in manifest["inputs"].items():
+            if any(part == ".." for part in Path(name).parts) or Path(name).is_absolute():
+                raise ValueError(f"{name!r:.100} leads out of the run")
+            there = is_there(run / name, run, AGAIN)
+            if (quick_digest(run / name) if there else "absent") != digest:
+                raise RunError(f"the evidence in {path.parent} is stale: {name} has changed since; {MAKE_AGAIN}")
     return manifest
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Nothing, if the manifest says what it must, and names lead nowhere but into the evidence."""
+    corpora, jobs = manifest["corpora"], manifest["jobs"]
+    for name in (*corpora, *jobs):
+        if not is_plain_name(name):
+            raise ValueError(f"{name!r:.100} is no name of a job or corpus")
+    for about in corpora.values():
+        _check_kinds(about, {"role": str, "split": str, "n_tokens": int, "n_documents": int})
+    for about in jobs.values():
+        _check_kinds(about, {"method": str, "domain": str, "d_sae": int, "corpora": list})
+        general = about["general_job"]
+        if not 0 < about["d_sae"] <= MAX_LATENTS or not (general is None or general in jobs):
+            raise ValueError(f"a job of {about['d_sae']} latents, or g = {general!r:.100}")
+        if not about["corpora"] or any(name not in corpora for name in about["corpora"]):
+            raise ValueError("a job on a corpus that is not there")
+    for rule in manifest["groups"]:
+        _check_kinds(rule, {"name": str, "low": int | float, "high": int | float})
+    if not isinstance(manifest["inputs"], dict):
+        raise TypeError("inputs")
+
+
+def _check_kinds(about: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(about[name], kind) or isinstance(about[name], bool):
+            raise TypeError(f"{name} = {about[name]!r:.100}")
 
 
 def quick_digest(path: Path) -> str:

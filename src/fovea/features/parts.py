@@ -15,6 +15,7 @@ from torch import Tensor
 from fovea.errors import DamagedError
 from fovea.features.collect import Gathered, Totals
 from fovea.features.kept import Entries
+from fovea.foreign import DAMAGED, damage
 from fovea.tensorfile import read_checked, write_checked
 
 logger = logging.getLogger("fovea")
@@ -48,23 +49,25 @@ def load_part(path: Path) -> Part:
     Raises:
         DamagedError: the file is not that any more.
     """
-    arrays = {name: tensor.numpy() for name, tensor in read_checked(path).tensors.items()}
+    tensors = read_checked(path).tensors
     fields: dict[str, Any] = {}
-    for name in Gathered._fields:
-        if name in _ENTRIES:
-            columns: dict[str, Any] = {column: arrays[f"{name}.{column}"] for column in Entries._fields}
-            for column in ("key", "around"):
-                columns[column] = columns[column].view(np.uint64)
-            fields[name] = Entries(**columns)
-        else:
-            fields[name] = arrays[f"{name}."]
-    return Part(Gathered(**fields), Totals(*arrays["totals"].tolist()))
+    with damage(path, DAMAGED):
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        for name in Gathered._fields:
+            if name in _ENTRIES:
+                columns: dict[str, Any] = {column: arrays[f"{name}.{column}"] for column in Entries._fields}
+                for column in ("key", "around"):
+                    columns[column] = columns[column].view(np.uint64)
+                fields[name] = Entries(**columns)
+            else:
+                fields[name] = arrays[f"{name}."]
+        return Part(Gathered(**fields), Totals(*arrays["totals"].tolist()))
 
 
 def is_whole(path: Path) -> bool:
     """Whether a part is there and unharmed; one that is damaged is said in the log."""
     try:
-        read_checked(path)
+        load_part(path)
     except FileNotFoundError:
         return False
     except DamagedError as error:

@@ -6,7 +6,6 @@ The lm and the SAEs are loaded once. A token that measurement leaves out (specia
 norm) is left out here too, and says so.
 """
 
-import json
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -73,8 +72,7 @@ class Prompter:
         about: dict[str, Any] = settings["lm"]
         self._lm = load_lm(about["model"], dtype=about["dtype"], device=about["device"])
         self._hook_point = HookPoint.parse(about["hook_point"])
-        stored = json.loads((run / "calibration" / "filter.json").read_text())
-        self._filter = TokenFilter.from_dict(stored["filter"])
+        self._filter = TokenFilter.read(run / "calibration" / "filter.json", run)
         self._tokenizer = PlainTokenizer(self._lm.tokenizer)
         self._vocabulary = read_vocabulary(Paths.of(run).vocabulary)
         wants_bos = settings["text"]["prepend_bos"]

@@ -5,7 +5,7 @@
 Raw units: an activation is the latent's value on x as the lm gives it.
 """
 
-import json
+import math
 import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -13,13 +13,24 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from fovea.errors import RunError
-from fovea.features.files import MAKE_AGAIN, ROWS_PER_GROUP, CorpusContexts, GroupRule, Paths, read_manifest
+from fovea.features.files import (
+    AGAIN,
+    MAKE_AGAIN,
+    ROWS_PER_GROUP,
+    CorpusContexts,
+    GroupRule,
+    Paths,
+    read_contexts,
+    read_manifest,
+)
+from fovea.features.tables import open_table, read_table
 from fovea.features.text import pieces, read_vocabulary, whole
+from fovea.foreign import damage
 
 
 class Piece(NamedTuple):
@@ -118,7 +129,7 @@ class Features:
     """
 
     def __init__(self, run: Path) -> None:
-        self._paths = Paths.of(run)
+        self._run, self._paths = run, Paths.of(run)
         self.manifest: dict[str, Any] = read_manifest(run)
         self.jobs: tuple[str, ...] = tuple(self.manifest["jobs"])
         self._groups = tuple(GroupRule(**group) for group in self.manifest["groups"])
@@ -153,6 +164,10 @@ class Features:
         about = self.manifest["jobs"][self._known(job)]
         if not 0 <= latent < about["d_sae"]:
             raise RunError(f"job {job!r} has no latent {latent}; it has 0 to {about['d_sae'] - 1}")
+        with damage(self._paths.folder, AGAIN, pa.ArrowException):
+            return self._card(job, latent, about)
+
+    def _card(self, job: str, latent: int, about: dict[str, Any]) -> Card:
         n = len(about["corpora"])
         rows = [self._row("evidence", job, latent * n + index) for index in range(n)]
         links = self._row("links", job, latent)
@@ -178,7 +193,15 @@ class Features:
         return job
 
     def _read_table(self, job: str) -> dict[str, NDArray[Any]]:
-        table = pq.read_table(self._paths.latents(job))
+        table = read_table(self._paths.latents(job), self._run, AGAIN)
+        with damage(self._paths.latents(job), AGAIN, pa.ArrowException):
+            return self._columns(job, table)
+
+    def _columns(self, job: str, table: Any) -> dict[str, NDArray[Any]]:
+        if len(table) != self.manifest["jobs"][job]["d_sae"]:
+            raise ValueError(f"{len(table)} rows, but the job has {self.manifest['jobs'][job]['d_sae']} latents")
+        if not np.array_equal(table.column("latent").to_numpy(), np.arange(len(table))):
+            raise ValueError("its latents are not numbered in order")
         columns: dict[str, NDArray[Any]] = {
             name: table.column(name).to_numpy() if table.column(name).null_count < len(table) else _missing(len(table))
             for name in table.column_names
@@ -195,12 +218,22 @@ class Features:
 
     @lru_cache(maxsize=64)  # noqa: B019  (a Features lives as long as the process that shows it)
     def _fired_on_domain(self, job: str) -> NDArray[np.int64]:
-        table = pq.read_table(self._paths.evidence(job), columns=["corpus", "n_fired"])
-        return table.column("n_fired").to_numpy()[table.column("corpus").to_numpy() == 0]
+        about = self.manifest["jobs"][job]
+        n_rows = about["d_sae"] * len(about["corpora"])
+        table = read_table(self._paths.evidence(job), self._run, AGAIN, columns=("corpus", "n_fired"), max_rows=n_rows)
+        with damage(self._paths.evidence(job), AGAIN):
+            if len(table) != n_rows:
+                raise ValueError(f"{len(table):,} rows for {n_rows:,} places")
+            return table.column("n_fired").to_numpy()[table.column("corpus").to_numpy() == 0]
 
     def _row(self, kind: Literal["evidence", "links"], job: str, row: int) -> dict[str, Any]:
         size = ROWS_PER_GROUP * (1 if kind == "evidence" else 16)
-        return self._rows(kind, job, row // size)[row % size]
+        found = self._rows(kind, job, row // size)[row % size]
+        for name, value in found.items():
+            for each in value if isinstance(value, list) else (value,):
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise ValueError(f"{name} holds {each}")
+        return found
 
     def _read_rows(self, kind: Literal["evidence", "links"], job: str, group: int) -> list[dict[str, Any]]:
         file = self._file(kind, job)
@@ -209,18 +242,16 @@ class Features:
 
     def _open_file(self, kind: Literal["evidence", "links"], job: str) -> pq.ParquetFile:
         path = self._paths.evidence(job) if kind == "evidence" else self._paths.links(job)
-        try:
-            return pq.ParquetFile(path)
-        except OSError as error:
-            raise RunError(f"{path} can not be read ({error}); {MAKE_AGAIN}") from None
+        about = self.manifest["jobs"][job]
+        n_rows = about["d_sae"] * (len(about["corpora"]) if kind == "evidence" else 1)
+        file = open_table(path, self._run, AGAIN, max_rows=n_rows)
+        groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+        if sum(groups) != n_rows or max(groups, default=0) > 16 * ROWS_PER_GROUP:
+            raise RunError(f"{path} is damaged ({sum(groups):,} rows for {n_rows:,} places); {MAKE_AGAIN}")
+        return file
 
     def _read_contexts(self, corpus: str) -> CorpusContexts:
-        try:
-            tensors = load_file(self._paths.contexts(corpus))
-            ids = json.loads(self._paths.document_ids(corpus).read_text())["document_ids"]
-        except OSError as error:
-            raise RunError(f"{self._paths.contexts(corpus)} can not be read ({error}); {MAKE_AGAIN}") from None
-        return CorpusContexts(**tensors, document_ids=tuple(ids))
+        return read_contexts(self._paths, corpus)
 
     @cached_property
     def _vocabulary(self) -> Any:

@@ -16,9 +16,15 @@ import pyarrow.parquet as pq
 
 from fovea.atomic import replacing
 from fovea.errors import RunError
+from fovea.features.tables import open_table
+from fovea.foreign import Refusal, damage
 
 _BROKEN = re.compile("[\udc80-\udcff]+")
 _REPLACEMENT = "\ufffd"
+_AGAIN = Refusal(RunError, "make the evidence again with `fovea features`")
+MAX_TOKENS = 2**22
+"Of a vocabulary; the largest have 262,144."
+MAX_TOKEN_BYTES = 2**27
 
 
 class Vocabulary(NamedTuple):
@@ -83,14 +89,18 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """What `write_vocabulary` wrote.
+    """What `write_vocabulary` wrote: at most MAX_TOKENS tokens.
 
     Raises:
         RunError: the file is missing or damaged.
     """
-    try:
-        table = pq.read_table(path)
+    folder = path.parent
+    with damage(path, _AGAIN, pa.ArrowException), open_table(path, folder, _AGAIN, max_rows=MAX_TOKENS) as file:
+        if not pa.types.is_binary(file.schema_arrow.field("bytes").type):
+            raise TypeError("tokens are no bytes")
+        table = file.read(columns=["bytes"])
         added_space = json.loads(table.schema.metadata[b"added_space"])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise RunError(f"{path} can not be read ({error}); make the evidence again with `fovea features`") from None
-    return Vocabulary(tuple(table.column("bytes").to_pylist()), added_space)
+        tokens = table.column("bytes").to_pylist()
+        if None in tokens or sum(map(len, tokens)) > MAX_TOKEN_BYTES:
+            raise ValueError(f"tokens are missing, or have more than {MAX_TOKEN_BYTES:,} bytes together")
+        return Vocabulary(tuple(tokens), bool(added_space))

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from fovea.features.files import Paths, read_manifest
+from fovea.features.files import AGAIN, CorpusContexts, Paths, read_contexts, read_manifest
+from fovea.features.tables import open_table
 from fovea.features.text import Vocabulary, read_vocabulary
+from fovea.foreign import damage
 
 N_EXAMPLES = 8
 "Examples of each corpus whose text is read."
@@ -41,19 +43,25 @@ def latent_words(run: Path, job: str) -> Iterator[str]:
         RunError: the run has no evidence, or it is stale.
     """
     paths, manifest = Paths.of(run), read_manifest(run)
+    with damage(paths.folder, AGAIN, pa.ArrowException):
+        yield from _words(run, job, manifest["jobs"][job])
+
+
+def _words(run: Path, job: str, about: dict[str, Any]) -> Iterator[str]:
+    paths, corpora = Paths.of(run), about["corpora"]
     vocabulary = read_vocabulary(paths.vocabulary)
-    corpora: list[str] = manifest["jobs"][job]["corpora"]
-    contexts = [load_file(paths.contexts(corpus)) for corpus in corpora]
-    promoted = _promoted(paths.links(job), vocabulary)
+    contexts = [read_contexts(paths, corpus) for corpus in corpora]
+    links = open_table(paths.links(job), run, AGAIN, max_rows=about["d_sae"])
+    promoted = _promoted(links, vocabulary)
     columns = ["example_context", "example_peak"]
-    file = pq.ParquetFile(paths.evidence(job))
+    file = open_table(paths.evidence(job), run, AGAIN, max_rows=about["d_sae"] * len(corpora))
     for batch in file.iter_batches(batch_size=_BATCH * len(corpora), columns=columns):
         lines: list[list[str]] = [[] for _ in range(batch.num_rows // len(corpora))]
         windows = _windows(batch)
         for row, context, peak in zip(*(part.tolist() for part in windows), strict=True):
             lines[row // len(corpora)].append(_around(contexts[row % len(corpora)], context, peak, vocabulary))
         for found in lines:
-            yield "\n".join([*found, next(promoted)])
+            yield "\n".join([*found, next(promoted, "")])
 
 
 def _windows(batch: Any) -> _Windows:
@@ -68,13 +76,13 @@ def _windows(batch: Any) -> _Windows:
     return _Windows(row[first], context[first], peak[first].astype(np.int64))
 
 
-def _around(contexts: dict[str, NDArray[Any]], context: int, peak: int, vocabulary: Vocabulary) -> str:
-    number = int(np.searchsorted(contexts["numbers"], context))
-    ids = contexts["tokens"][number, max(0, peak - AROUND) : peak + AROUND + 1].tolist()
+def _around(contexts: CorpusContexts, context: int, peak: int, vocabulary: Vocabulary) -> str:
+    number = int(np.searchsorted(contexts.numbers, context))
+    ids = contexts.tokens[number, max(0, peak - AROUND) : peak + AROUND + 1].tolist()
     return b"".join([vocabulary.tokens[i][:MAX_BYTES] for i in ids]).decode(errors="replace")
 
 
-def _promoted(path: Path, vocabulary: Vocabulary) -> Iterator[str]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH, columns=["promoted_ids"]):
+def _promoted(links: pq.ParquetFile, vocabulary: Vocabulary) -> Iterator[str]:
+    for batch in links.iter_batches(batch_size=_BATCH, columns=["promoted_ids"]):
         for ids in batch.column(0).to_pylist():
             yield " ".join(vocabulary.tokens[i][:MAX_BYTES].decode(errors="replace") for i in ids)

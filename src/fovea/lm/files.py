@@ -7,7 +7,6 @@
 A file that is missing, a weight that is missing and an architecture that is unknown are errors that say what to do.
 """
 
-import json
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from fovea.errors import ConfigError, ModelError, UnknownReferenceError
-from fovea.lm.fingerprint import weight_files
+from fovea.errors import ConfigError, FoveaError, ModelError, UnknownReferenceError
+from fovea.foreign import Refusal, expanded, is_there, read_object, regular
+from fovea.lm.fingerprint import AGAIN, weight_files
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 
@@ -31,6 +30,13 @@ BUNDLED = "smollm2-135m-instruct"
 
 _HUB_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+MAX_SIZE, MAX_LAYERS = 2**31, 4096
+"Largest numbers in a config.json, and of what counts layers."
+SLACK = 2**24
+"Numbers that a model may compute for itself, such as masks and positions."
+_PATH = Refusal(UnknownReferenceError, "give an existing folder or a Hub id")
+_READ = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"Endings of the files that transformers reads from a folder."
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -108,14 +114,17 @@ def locate(reference: str) -> Source:
     """
     if reference.startswith("bundled:"):
         folder = _bundled_folder(reference)
-    elif Path(reference).expanduser().is_dir():
-        folder = Path(reference).expanduser()
+    elif expanded(reference, _PATH).is_dir():
+        folder = expanded(reference, _PATH)
     else:
         return _on_hub(reference)
-    if not (folder / "config.json").is_file():
+    if not is_there(folder / "config.json", folder, AGAIN):
         raise UnknownReferenceError(
             f"lm {reference!r} is a folder without config.json; give a folder written by save_pretrained"
         )
+    for path in folder.iterdir():
+        if path.name.endswith(_READ) and (path.is_symlink() or not path.is_dir()):
+            regular(path, folder, AGAIN)
     if not weight_files(folder):
         raise _no_safetensors(reference, sorted(path.name for path in folder.iterdir()))
     return Source(str(folder), folder, None)
@@ -127,8 +136,9 @@ def load_model(source: Source, reference: str, *, dtype: torch.dtype, device: to
     Raises:
         ModelError: not a causal lm that transformers knows, quantised, or its weights are incomplete or damaged.
     """
-    _check_config(source, reference)
+    config = _check_config(source, reference)
     try:
+        _check_size(source, config, reference)
         with _no_progress_bar():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.path,
@@ -138,8 +148,11 @@ def load_model(source: Source, reference: str, *, dtype: torch.dtype, device: to
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the weights of lm {reference!r} cannot be read ({error}); fetch the model again") from error
+    except FoveaError:
+        raise
+    except Exception as error:  # settings that do not fit each other raise whatever the architecture's code raises
+        what = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelError(f"the weights of lm {reference!r} cannot be read ({what}); fetch the model again") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
@@ -157,13 +170,15 @@ def load_tokenizer(source: Source, reference: str) -> PreTrainedTokenizerBase:
         UnknownReferenceError: it has none.
     """
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source.path, revision=source.revision or "main", trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError) as error:
+        tokenizer("a")  # some damage shows only in use
+        return tokenizer
+    except Exception as error:  # the tokenizers library raises a bare Exception for what it does not understand
         raise UnknownReferenceError(
-            f"lm {reference!r} has no tokenizer that transformers can read ({error}); "
-            "save the tokenizer in the model's folder with save_pretrained"
+            f"lm {reference!r} has no tokenizer that transformers can read ({type(error).__name__}: "
+            f"{str(error)[:500]}); save the tokenizer in the model's folder with save_pretrained"
         ) from error
 
 
@@ -200,10 +215,10 @@ def _optional_file(reference: str, name: str) -> str | None:
     return cached_file(reference, name, _raise_exceptions_for_missing_entries=False)
 
 
-def _check_config(source: Source, reference: str) -> None:
-    config: dict[str, Any] = json.loads((source.folder / "config.json").read_text())
+def _check_config(source: Source, reference: str) -> dict[str, Any]:
+    config = read_object(source.folder / "config.json", source.folder, AGAIN)
     kind = config.get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         code = " without running code that comes with it, which fovea never does" if "auto_map" in config else ""
         raise ModelError(
             f"lm {reference!r} has model_type {kind!r}, which is not a causal lm that transformers knows{code}; "
@@ -213,6 +228,25 @@ def _check_config(source: Source, reference: str) -> None:
         raise ModelError(
             f"lm {reference!r} has quantised weights, whose activations are not the model's own; "
             "use the unquantised model it was made from"
+        )
+    for name, value in config.items():
+        most = MAX_LAYERS if "layer" in name else MAX_SIZE
+        if isinstance(value, int) and abs(value) > most:
+            raise ModelError(f"lm {reference!r} has {name} = {value:.3e}, at most {most} is plausible; {AGAIN.again}")
+    return config
+
+
+def _check_size(source: Source, config: dict[str, Any], reference: str) -> None:
+    """Nothing, if the model that config.json describes is not larger than its files: what they lack would be made."""
+    described = AutoConfig.for_model(**{"model_type": config["model_type"], **config})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+    n_described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    n_bytes = sum(path.stat().st_size for path in weight_files(source.folder))
+    if n_bytes and n_described > 2 * n_bytes + SLACK:
+        raise ModelError(
+            f"config.json of lm {reference!r} describes {n_described:,} numbers, but its weights have {n_bytes:,} "
+            "bytes: the two belong to different models; fetch the model again"
         )
 
 

@@ -11,6 +11,7 @@ every step is checked as if the rater made it now. Steps are known by their keys
 import hashlib
 import math
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 from fovea.atomic import replacing
 from fovea.errors import StudyError
-from fovea.rating.packetfile import LAST_SECOND, Packed, check_is_closed, read_packed
+from fovea.foreign import Refusal, damage
+from fovea.rating.packetfile import LAST_SECOND, Packed, check_is_closed, check_is_packet, read_packed
 from fovea.rating.sealing import is_token
 from fovea.rating.session import RaterSession
 from fovea.rating.state import STEPS, Phase, RaterState
@@ -27,6 +29,7 @@ from fovea.rating.store import OWNER, Content, Rater, Store, Stored, create_stor
 from fovea.rating.study import Study
 
 _FACTS = ("name", "question", "points", "writes_explanation", "commitment", "protocol_sha256", "made")
+_ASK = Refusal(StudyError, "ask for the file again")
 _LOOKS = ("open", "draft", "import")
 "Kinds of events that answer nothing: to have looked in two places is no conflict."
 
@@ -39,16 +42,16 @@ class Packet:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise StudyError(f"{path} does not exist; give the packet that was sent to you")
+        check_is_packet(path)
         self.store = Store(path, journal="delete")  # the first read takes back what a killed process left half done
         try:
             facts = read_packed(path).facts
+            self.name, self.token = str(facts["name"]), str(facts["packet"]["token"])
+            with damage(path, _ASK, sqlite3.Error):
+                self._session = RaterSession(self.store, self.store.raters[0])
         except StudyError:
             self.store.close()
             raise
-        self.name, self.token = str(facts["name"]), str(facts["packet"]["token"])
-        self._session = RaterSession(self.store, self.store.raters[0])
 
     def close(self) -> None:
         """Close the database."""

@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fovea.errors import StudyError
-from fovea.rating.store import FORMAT, Item, Rater, Stored, schema_of, schema_of_a_store
+from fovea.rating.store import FORMAT, MAX_VALUE, Item, Rater, Stored, schema_of, schema_of_a_store
 
 MAX_BYTES = 256 * 1024 * 1024
 "Of a packet; one of 400 features has 7 MB."
 MAX_EVENTS = 200_000
-MAX_VALUE = 16 * 1024 * 1024
-"Bytes of one value."
 MAX_BODY = 64 * 1024
 "Characters of one event's body."
 LAST_SECOND = 253402300800.0
@@ -47,14 +45,14 @@ def check_is_closed(path: Path) -> None:
             )
 
 
-def read_packed(path: Path) -> Packed:
-    """The rows of a packet.
+def check_is_packet(path: Path) -> None:
+    """Nothing, if the file may be one: of its size, and with its first bytes.
 
     Raises:
-        StudyError: the file is missing, too large, damaged, not a packet, or of another version.
+        StudyError: it is missing, too large, or no packet.
     """
     if not path.is_file():
-        raise StudyError(f"{path} does not exist; give the packet that the rater sent")
+        raise StudyError(f"{path} does not exist or is no file; give the packet that the rater sent")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise StudyError(f"{path} has {size:,} bytes, a packet at most {MAX_BYTES:,}; it is none")
@@ -62,6 +60,15 @@ def read_packed(path: Path) -> Packed:
         head = file.read(20)
     if head[:16] != _MAGIC or head[18:20] != b"\x01\x01":
         raise StudyError(f"{path} is no packet as `fovea study packet` makes it; give the file that came back")
+
+
+def read_packed(path: Path) -> Packed:
+    """The rows of a packet.
+
+    Raises:
+        StudyError: the file is missing, too large, damaged, not a packet, or of another version.
+    """
+    check_is_packet(path)
     try:
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=30)
         try:

@@ -85,16 +85,20 @@ class RaterSession:
         self._clock: tuple[float, float] | None = None
         "Time of the latest event that this process stored, and what the monotonic clock said then."
         self.name, self.number = rater.name, rater.number
-        self.rubric = rubric_of(store.facts, self._state)
+        with store.sound():
+            self.rubric = rubric_of(store.facts, self._state)
 
     def _refresh(self) -> RaterState:
-        self._state.apply(self._store.events(self._rater.number, after=self._state.last_seq))
+        with self._store.sound():
+            self._state.apply(self._store.events(self._rater.number, after=self._state.last_seq))
         return self._state
 
     def progress(self) -> Progress:
         """How far the rater is."""
         with self._lock:
-            return self._refresh().progress()
+            state = self._refresh()
+            with self._store.sound():
+                return state.progress()
 
     def order(self) -> tuple[str, ...]:
         """Ids of the phase's items in this rater's order."""
@@ -106,7 +110,8 @@ class RaterSession:
         """The phase's items in this rater's order, with what was said of each; looking at this list is not logged."""
         with self._lock:
             state = self._refresh()
-            return [(identity, state.answer(identity)) for identity in state.order(state.phase)]
+            with self._store.sound():
+                return [(identity, state.answer(identity)) for identity in state.order(state.phase)]
 
     def is_over(self) -> bool:
         """Whether the study is unblinded, so that nothing more is recorded."""
@@ -126,7 +131,8 @@ class RaterSession:
             if event is None or feedback is None:
                 return None
             item, order = str(event.item), self._state.order("practice")
-            return Told(self._blind(self._state, item), feedback, order.index(item) + 1, len(order))
+            with self._store.sound():
+                return Told(self._blind(self._state, item), feedback, order.index(item) + 1, len(order))
 
     def item(self, identity: str) -> BlindItem:
         """One item of the phase, as a page may show it. Looking is logged, so that a restart comes back to it.
@@ -146,20 +152,21 @@ class RaterSession:
             return self._blind(state, identity)
 
     def _blind(self, state: RaterState, identity: str) -> BlindItem:
-        body = self._store.evidence(state.items[identity].evidence)
-        answer = state.answer(identity)
-        return BlindItem(
-            id=identity,
-            phase=state.phase,
-            panel=body["panel"],
-            subject=body["subject"],
-            groups=groups_from(body["groups"]),
-            explanation=body["explanation"],
-            stage=self._stage(state, identity, answer),
-            answer=answer,
-            draft=state.drafts.get(identity),
-            seen=digest(answer),
-        )
+        with self._store.sound():
+            body = self._store.evidence(state.items[identity].evidence)
+            answer = state.answer(identity)
+            return BlindItem(
+                id=identity,
+                phase=state.phase,
+                panel=body["panel"],
+                subject=body["subject"],
+                groups=groups_from(body["groups"]),
+                explanation=body["explanation"],
+                stage=self._stage(state, identity, answer),
+                answer=answer,
+                draft=state.drafts.get(identity),
+                seen=digest(answer),
+            )
 
     def _stage(self, state: RaterState, identity: str, answer: Answer) -> Stage:
         if answer.is_done:
@@ -235,5 +242,8 @@ class RaterSession:
         item = None if event.item is None else self._state.items[event.item]
         if event.kind != "rate" or item is None or item.phase != "practice":
             return None
-        point = event.body["specificity"]
-        return Feedback("" if point is None else self.rubric.points[point], self._store.evidence(item.evidence)["fact"])
+        with self._store.sound():
+            point = event.body["specificity"]
+            return Feedback(
+                "" if point is None else self.rubric.points[point], self._store.evidence(item.evidence)["fact"]
+            )

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fovea.errors import StudyBusyError, StudyError
+from fovea.foreign import Refusal, damage, is_there
 
 FORMAT = 1
+_COPY = Refusal(StudyError, "restore it (with its -wal file) from a copy")
 _TABLES = ("fact", "rater", "evidence", "item", "event", "closed")
 _SCHEMA = """
 CREATE TABLE closed (at REAL NOT NULL);
@@ -37,6 +39,8 @@ CREATE INDEX event_of_rater ON event (rater, seq);
 """
 BUSY_SECONDS = 5.0
 "How long a write waits for another program's: less than a page waits for its answer, so that waits do not pile up."
+MAX_VALUE = 16 * 1024 * 1024
+"Bytes of one value."
 Journal = Literal["wal", "delete"]
 OWNER = 0
 "Rater number of the study's owner, whose only event is the unblinding."
@@ -91,9 +95,9 @@ class Store:
     """
 
     def __init__(self, path: Path, *, journal: Journal = "wal") -> None:
-        if not path.is_file():
+        if not is_there(path, path.parent, _COPY):
             raise StudyError(f"{path} does not exist, so there is no such study; make one with `fovea study new`")
-        self._lock = threading.RLock()
+        self._path, self._lock = path, threading.RLock()
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             self._open(path, journal)
@@ -103,11 +107,16 @@ class Store:
 
     def _open(self, path: Path, journal: Journal) -> None:
         try:
+            _bound(self._connection)
+            if schema_of(self._connection) != schema_of_a_store():
+                raise ValueError("its tables, indices and triggers are not those of one")
             _set_up(self._connection, journal)
             facts = self._connection.execute("SELECT name, body FROM fact").fetchall()
             raters = self._connection.execute("SELECT * FROM rater ORDER BY number").fetchall()
             self.facts: dict[str, Any] = {name: json.loads(body) for name, body in facts}
-        except (sqlite3.Error, ValueError) as error:
+            self.raters = tuple(Rater(*row) for row in raters)
+            _check_raters(self.raters)
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 raise StudyBusyError(f"{path} is held by another program ({error}); try again") from None
             raise StudyError(
@@ -115,7 +124,6 @@ class Store:
             ) from None
         if self.facts.get("format") != FORMAT:
             raise StudyError(f"{path} has format {self.facts.get('format')!r}, this version reads {FORMAT}")
-        self.raters = tuple(Rater(*row) for row in raters)
 
     def close(self) -> None:
         """Close the connection; acknowledged events are on the disk already."""
@@ -124,17 +132,18 @@ class Store:
 
     def items(self, rater: int) -> list[Item]:
         """The rater's items in their order, phase by phase."""
-        with self._lock:
+        with self._lock, self.sound():
             rows = self._connection.execute("SELECT * FROM item WHERE rater = ? ORDER BY phase, position", (rater,))
             return [Item(*row) for row in rows]
 
     def evidence(self, identity: str) -> dict[str, Any]:
         """What is shown."""
-        return json.loads(self.evidence_text(identity))
+        with self.sound():
+            return json.loads(self.evidence_text(identity))
 
     def evidence_text(self, identity: str) -> str:
         """What is shown, as it is stored."""
-        with self._lock:
+        with self._lock, self.sound():
             (body,) = self._connection.execute("SELECT body FROM evidence WHERE id = ?", (identity,)).fetchone()
             return body
 
@@ -142,18 +151,33 @@ class Store:
         """Events in order, of one rater or of all."""
         where, values = ("AND rater = ?", (after, rater)) if rater is not None else ("", (after,))
         columns = "seq, rater, key, kind, item, body, at"
-        with self._lock:
+        with self._lock, self.sound():
             rows = self._connection.execute(f"SELECT {columns} FROM event WHERE seq > ? {where} ORDER BY seq", values)
             return [_stored(row) for row in rows]
 
     def find(self, rater: int, key: str) -> Stored | None:
         """The event with this idempotency key."""
         columns = "seq, rater, key, kind, item, body, at"
-        with self._lock:
+        with self._lock, self.sound():
             row = self._connection.execute(
                 f"SELECT {columns} FROM event WHERE rater = ? AND key = ?", (rater, key)
             ).fetchone()
             return None if row is None else _stored(row)
+
+    @contextmanager
+    def sound(self) -> Generator[None]:
+        """Context in which what the database holds may turn out to be nonsense.
+
+        Raises:
+            StudyError: it does, or another program holds the database.
+        """
+        with damage(self._path, _COPY, sqlite3.Error):
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                    raise StudyBusyError(f"{self._path} is held by another program ({error}); try again") from None
+                raise
 
     @contextmanager
     def writing(self) -> Generator[None]:
@@ -190,6 +214,22 @@ class Store:
 def _stored(row: tuple[Any, ...]) -> Stored:
     seq, rater, key, kind, item, body, at = row
     return Stored(seq, rater, key, kind, item, json.loads(body), at)
+
+
+def _check_raters(raters: tuple[Rater, ...]) -> None:
+    for number, rater in enumerate(raters, start=1):
+        texts: tuple[Any, ...] = rater[1:]
+        if rater.number != number or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"rater {number}")
+    if not raters:
+        raise ValueError("it has no rater")
+
+
+def _bound(connection: sqlite3.Connection) -> None:
+    """What no study needs is off: large values, other files, functions in the schema."""
+    for limit, most in ((sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE), (sqlite3.SQLITE_LIMIT_ATTACHED, 0)):
+        connection.setlimit(limit, most)
+    connection.execute("PRAGMA trusted_schema = OFF")
 
 
 def _set_up(connection: sqlite3.Connection, journal: Journal) -> None:

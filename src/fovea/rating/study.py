@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Generator
@@ -22,8 +23,9 @@ from typing import Any, NamedTuple
 
 from fovea.atomic import new_folder, write_json
 from fovea.config import dump_toml
-from fovea.errors import StudyError
+from fovea.errors import FoveaError, StudyError
 from fovea.features.read import Features
+from fovea.foreign import Refusal, damage, is_there, read_object
 from fovea.rating.config import StudyConfig, study_config
 from fovea.rating.power import Power, power_of
 from fovea.rating.protocol import protocol
@@ -35,6 +37,7 @@ from fovea.rating.store import OWNER, Store, Stored, create_store
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 "Of a study: safe as a folder and in an address."
+_COPY = Refusal(StudyError, "restore the study from a copy")
 _EXISTS = "study {!r} exists; give the new one another name (studies are never changed)"
 
 
@@ -71,7 +74,19 @@ class Study:
         self.folder = folder
         self.name = folder.name
         self.store = Store(folder / "study.sqlite")
-        self.config: StudyConfig = study_config(self.store.facts["config"], where=str(folder / "study.sqlite"))
+        try:
+            with damage(folder / "study.sqlite", _COPY):
+                facts = self.store.facts
+                self.config: StudyConfig = study_config(facts["config"], where=str(folder / "study.sqlite"))
+                Power(**facts["power"])
+                for each in facts["excluded"]:
+                    Excluded(**each)
+                for name in ("name", "question", "commitment", "protocol_sha256", "made"):
+                    if not isinstance(facts[name], str):
+                        raise TypeError(f"{name} is no text")
+        except FoveaError:
+            self.store.close()
+            raise
         self._sessions: dict[int, RaterSession] = {}
         self._lock = threading.Lock()
 
@@ -112,15 +127,23 @@ class Study:
 
     def tokens(self) -> dict[str, str]:
         """Rater -> token, for the owner who hands out links."""
-        return json.loads((self.folder / "links.json").read_text())
+        return read_object(self.folder / "links.json", self.folder, _COPY)
 
     def secret(self) -> bytes | None:
         """What only the owner's folder holds and outlives a server; None where links.json is missing."""
         path = self.folder / "links.json"
-        return path.read_bytes() if path.is_file() else None
+        return path.read_bytes() if is_there(path, self.folder, _COPY) else None
 
     def status(self) -> Status:
-        """Where the study stands; nothing here differs by method."""
+        """Where the study stands; nothing here differs by method.
+
+        Raises:
+            StudyError: its log is damaged.
+        """
+        with damage(self.folder / "study.sqlite", _COPY, sqlite3.Error):
+            return self._status()
+
+    def _status(self) -> Status:
         raters: list[RaterStatus] = []
         for rater in self.store.raters:
             events = self.store.events(rater.number)
@@ -158,7 +181,9 @@ class Study:
         from fovea.rating.result import result_of
 
         path = self.folder / "result.json"
-        write_json(path, result_of(self, sealed))
+        with damage(self.folder, _COPY, sqlite3.Error):
+            result = result_of(self, sealed)
+        write_json(path, result)
         return path
 
     def _may_unblind(self, force_reason: str | None) -> dict[str, Any]:
@@ -181,7 +206,7 @@ class Study:
     def protocol_is_intact(self) -> bool:
         """protocol.md is as it was made."""
         path = self.folder / "protocol.md"
-        data = path.read_bytes() if path.is_file() else b""
+        data = path.read_bytes() if is_there(path, self.folder, _COPY) else b""
         return hashlib.sha256(data).hexdigest() == self.store.facts["protocol_sha256"]
 
     def sealed(self) -> Sealed:
@@ -191,13 +216,14 @@ class Study:
             StudyError: sealed.json is missing or was changed.
         """
         path = self.folder / "sealed.json"
-        data = path.read_bytes() if path.is_file() else b""
+        data = path.read_bytes() if is_there(path, self.folder, _COPY) else b""
         if commitment(data) != self.store.facts["commitment"]:
             raise StudyError(
                 f"{path} is not what was committed to in protocol.md (SHA-256 {commitment(data)}, committed "
                 f"{self.store.facts['commitment']}); restore the file, the study cannot be unblinded without it"
             )
-        return Sealed.from_bytes(data)
+        with damage(path, _COPY):
+            return Sealed.from_bytes(data)
 
     @property
     def is_unblinded(self) -> bool:

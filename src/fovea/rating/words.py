@@ -1,17 +1,19 @@
 """What the command line says of a study."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from fovea.config import load_toml
 from fovea.errors import ConfigError, StudyError
+from fovea.foreign import Refusal, damage, read_object
 from fovea.rating.config import StudyConfig, study_config
 from fovea.rating.packet import Imported
 from fovea.rating.sampling import Excluded
 from fovea.rating.study import Plan, Status, Study, study_names
 from fovea.rating.visible import visible
+
+_AGAIN = Refusal(StudyError, "write it again with `fovea study unblind`")
 
 
 def config_of(
@@ -143,7 +145,11 @@ def status_text(status: Status) -> str:
 
 def result_text(path: Path) -> str:
     """The primary outcome, and where the rest is."""
-    result = json.loads(path.read_text())
+    with damage(path, _AGAIN):
+        return _result_text(path, read_object(path, path.parent, _AGAIN))
+
+
+def _result_text(path: Path, result: dict[str, Any]) -> str:
     first = result["contrasts"][0]
     told, p = first["difference"], first["p"]
     if told["value"] is None:

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.lib
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fovea.errors import RunError
+from fovea.features.tables import read_table
+from fovea.foreign import Refusal, is_plain_name, is_there
 
 NOT_NEW = 0.9
+_AGAIN = Refusal(RunError, "compute the features again")
+_COLUMNS = (
+    "n_fired_general",
+    "n_tokens_general",
+    "n_fired_domain",
+    "n_tokens_domain",
+    "novelty_decoder",
+    "novelty_encoder",
+)
 Floats = NDArray[np.float64]
 
 
@@ -67,12 +76,9 @@ def read_latents(run: Path, job: str) -> Latents | None:
         RunError: the table is there but cannot be read.
     """
     path = run / "features" / job / "latents.parquet"
-    if not path.is_file():
+    if not is_plain_name(job) or not is_there(path, run, _AGAIN):
         return None
-    try:
-        table = pq.read_table(path)
-    except (pyarrow.lib.ArrowException, OSError) as error:
-        raise RunError(f"{path}: not a readable parquet table ({error}); compute the features again") from None
+    table = read_table(path, run, _AGAIN, columns=_COLUMNS)
 
     def column(name: str) -> Floats | None:
         if name not in table.column_names:

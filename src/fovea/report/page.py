@@ -9,13 +9,15 @@ The same folder gives the same bytes: nothing here looks at the clock.
 
 import hashlib
 import re
-import tomllib
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fovea.atomic import write_text
+from fovea.config import parse_toml
+from fovea.foreign import damage
 from fovea.report.density import density_figure
 from fovea.report.drawing import Drawn, Figure, require_extra, write_figure
 from fovea.report.finding import Verdict, finding, seeds_by_method, verdict
@@ -23,7 +25,7 @@ from fovea.report.novelty import novelty_figure
 from fovea.report.palette import DARK, LOOKS
 from fovea.report.pareto import VIEWS, pareto_figure
 from fovea.report.results import results
-from fovea.report.rundata import RunData, read_run
+from fovea.report.rundata import AGAIN, RunData, read_run
 from fovea.report.sheets import comparisons, definitions, flat, ledger
 from fovea.report.studies import StudyView, studies
 from fovea.report.words import listing, plural
@@ -60,18 +62,27 @@ def write_report(run: Path) -> Path:
         ConfigError: the `report` extra is not installed.
     """
     require_extra()
-    data = read_run(run)
-    verdicts = [verdict(data, domain) for domain in data.domains]
-    figures = run / "figures"
-    matched = {v.domain: v.l0 for v in verdicts}
-    pareto = _draw([pareto_figure(data, view, matched=matched) for view in VIEWS], figures)
-    density = _draw(_per_domain(data, "density", density_figure), figures)
-    novelty = _draw(_per_domain(data, "novelty", novelty_figure), figures)
-    rated = [(view, write_figure(view.figure, figures)) for view in studies(run)]
-    html = _render(data, verdicts, rated, pareto=pareto, density=density, novelty=novelty)
+    html = page_of(run, draw=partial(write_figure, folder=run / "figures"))
     path = run / "report.html"
     write_text(path, html)
     return path
+
+
+def page_of(run: Path, *, draw: Callable[[Figure], Drawn]) -> str:
+    """The page of the run in folder `run`, its figures drawn by `draw`.
+
+    Raises:
+        RunError: the run has not been evaluated, or a file of it is damaged.
+    """
+    data = read_run(run)
+    with damage(run, AGAIN):
+        verdicts = [verdict(data, domain) for domain in data.domains]
+        matched = {v.domain: v.l0 for v in verdicts}
+        pareto = _draw([pareto_figure(data, view, matched=matched) for view in VIEWS], draw)
+        density = _draw(_per_domain(data, "density", density_figure), draw)
+        novelty = _draw(_per_domain(data, "novelty", novelty_figure), draw)
+        rated = [(view, draw(view.figure)) for view in studies(run)]
+        return _render(data, verdicts, rated, pareto=pareto, density=density, novelty=novelty)
 
 
 def _per_domain(data: RunData, kind: str, make: Callable[..., Figure | None]) -> list[Figure | None]:
@@ -82,8 +93,8 @@ def _per_domain(data: RunData, kind: str, make: Callable[..., Figure | None]) ->
     return [make(data, domain, name=name) for domain, name in zip(data.domains, names, strict=True)]
 
 
-def _draw(figures: list[Figure | None], folder: Path) -> list[Drawn]:
-    return [write_figure(figure, folder) for figure in figures if figure is not None]
+def _draw(figures: list[Figure | None], draw: Callable[[Figure], Drawn]) -> list[Drawn]:
+    return [draw(figure) for figure in figures if figure is not None]
 
 
 def _render(
@@ -144,7 +155,7 @@ def _seeds(data: RunData) -> str:
 
 
 def _facts(data: RunData) -> Facts:
-    settings: dict[str, Any] = tomllib.loads(data.experiment) if data.experiment else {}
+    settings = parse_toml(data.experiment, where=str(data.folder / "experiment.toml"))
     lm = settings.get("lm", {})
     lm = lm if isinstance(lm, dict) else {"model": lm, "hook_point": settings.get("hook_point")}
     on = listing(list(data.domains)) if 0 < len(data.domains) <= 3 else plural(len(data.domains), "domain")

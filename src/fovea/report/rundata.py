@@ -7,22 +7,25 @@
 Only metrics.jsonl is required. A file that is there but damaged is an error, never a gap.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fovea.config import MAX_TOML_BYTES
 from fovea.errors import RunError
+from fovea.foreign import Refusal, is_there, parse_json, read_object, read_text
 
 GENERAL_CORPUS = "general"
 METHOD_ORDER = ("general", "direct", "finetune", "ssae", "mix", "extend", "stitch", "boost", "control", "lm")
 NOT_TRAINED = frozenset({"general", "control", "lm"})
 SHARED = frozenset({"general", "lm"})
+
+AGAIN = Refusal(RunError, "continue the run with --resume")
 
 LineT = TypeVar("LineT", bound=BaseModel)
 
@@ -154,12 +157,12 @@ def read_run(run: Path) -> RunData:
         RunError: no metrics.jsonl there, or a file of the run is damaged.
     """
     path = run / "metrics.jsonl"
-    if not path.is_file():
+    if not is_there(path, run, AGAIN):
         raise RunError(
             f"{run} holds no metrics.jsonl, so there is nothing to report; give the folder of a finished run, or "
             "finish this one with --resume"
         )
-    records = _read_lines(path, Record)
+    records = _read_lines(path, run, Record)
     if not records:
         raise RunError(f"{path} is empty, so there is nothing to report; finish the run with --resume first")
     missing: list[Missing] = []
@@ -182,14 +185,14 @@ def read_run(run: Path) -> RunData:
         records=tuple(records),
         jobs=tuple(_jobs([record for record in records if record.job not in stopped], ledgers)),
         domains=tuple(_domains(records)),
-        comparisons=tuple(_read_lines(comparisons, Comparison)) if comparisons else (),
+        comparisons=tuple(_read_lines(comparisons, run, Comparison)) if comparisons else (),
         ledgers=ledgers,
-        definitions=_by_id(_read_json(definitions)) if definitions else {},
-        baselines=_read_json(baselines) if baselines else {},
+        definitions=_by_id(read_object(definitions, run, AGAIN)) if definitions else {},
+        baselines=read_object(baselines, run, AGAIN) if baselines else {},
         manifests=manifests,
-        excluded=_read_json(excluded) if excluded else {},
-        provenance=_read_json(provenance) if provenance else {},
-        experiment=experiment.read_text() if experiment else "",
+        excluded=read_object(excluded, run, AGAIN) if excluded else {},
+        provenance=read_object(provenance, run, AGAIN) if provenance else {},
+        experiment=read_text(experiment, run, AGAIN, most=MAX_TOML_BYTES) if experiment else "",
         missing=tuple(missing),
     )
 
@@ -197,14 +200,14 @@ def read_run(run: Path) -> RunData:
 def _why_stopped(stopped: dict[str, Any]) -> str:
     why = str(stopped["reason"]).partition(": ")[2]
     return (
-        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, "
-        "measured in metrics.jsonl but in no table, plot or comparison here"
+        f"its training diverged ({why}); kept are the weights of step {stopped['step_kept']}, measured in "
+        "metrics.jsonl but in no table, plot or comparison here"
     )
 
 
 def _optional(run: Path, name: str, missing: list[Missing], effect: str) -> Path | None:
     path = run / name
-    if path.is_file():
+    if is_there(path, run, AGAIN):
         return path
     missing.append(Missing(name, effect))
     return None
@@ -246,38 +249,23 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
     return [(1, float(part), "") if i % 2 else (0, 0.0, part) for i, part in enumerate(parts)]
 
 
-def _read_lines(path: Path, kind: type[LineT]) -> list[LineT]:
-    lines = enumerate(path.read_text().splitlines(), start=1)
+def _read_lines(path: Path, run: Path, kind: type[LineT]) -> list[LineT]:
+    lines = enumerate(read_text(path, run, AGAIN).splitlines(), start=1)
     return [_parse(line, kind, where=f"{path}, line {n}") for n, line in lines if line.strip()]
 
 
 def _parse(line: str, kind: type[LineT], *, where: str) -> LineT:
+    value = parse_json(line, AGAIN, where=where, what=f"a {kind.__name__.lower()}")
     try:
-        return kind.model_validate(json.loads(line, parse_constant=_refuse_constant))
-    except (ValueError, ValidationError) as error:
+        return kind.model_validate(value)
+    except ValidationError as error:
         what = str(error).splitlines()[0]
-        raise RunError(f"{where}: not a {kind.__name__.lower()} ({what}); continue the run with --resume") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(), parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise RunError(f"{path}: not valid json ({error}); continue the run with --resume") from None
-    if not isinstance(value, dict):
-        raise RunError(
-            f"{path}: holds a {type(value).__name__}, but an object is needed; continue the run with --resume"
-        )
-    return value
+        raise AGAIN.of(f"{where}: not a {kind.__name__.lower()} ({what})") from None
 
 
 def _read_jsons(run: Path, folder: str, name: str) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: _read_json(path) for path in sorted((run / folder).glob(f"*/{name}"))}
+    return {path.parent.name: read_object(path, run, AGAIN) for path in sorted((run / folder).glob(f"*/{name}"))}
 
 
 def _by_id(definitions: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {key: value if isinstance(value, dict) else {"formula": str(value)} for key, value in definitions.items()}
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number; missing is null")

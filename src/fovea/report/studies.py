@@ -5,7 +5,6 @@
 Only unblinded studies have a result. Everything that a rater or a corpus wrote is text, with hidden characters shown.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from itertools import groupby
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fovea.errors import RunError
+from fovea.foreign import Refusal, damage, read_object
 from fovea.rating.power import Power
 from fovea.rating.visible import visible
 from fovea.report.drawing import Figure
@@ -48,6 +48,9 @@ class NiceFeature(NamedTuple):
     panels: list[NicePanel]
 
 
+_AGAIN = Refusal(RunError, "write it again with `fovea study unblind`")
+
+
 class StudyView(NamedTuple):
     """One study as the page shows it."""
 
@@ -67,11 +70,8 @@ def studies(run: Path) -> list[StudyView]:
     """
     found: list[StudyView] = []
     for path in sorted((run / "studies").glob("*/result.json")):
-        try:
-            result = json.loads(path.read_text())
-            found.append(_view(result, f"study-{len(found) + 1}"))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise RunError(f"{path} is damaged ({error!r}); write it again with `fovea study unblind`") from None
+        with damage(path, _AGAIN):
+            found.append(_view(read_object(path, run, _AGAIN), f"study-{len(found) + 1}"))
     return found
 
 

@@ -10,8 +10,11 @@ LAYOUT:REFERENCE     the layout said instead of told by the files, as in sparsif
 from pathlib import Path
 
 from fovea.errors import SAEError, UnknownReferenceError
+from fovea.foreign import Refusal, expanded
 from fovea.sae.files import LoadedSAE, read_sae
 from fovea.sae.formats.layouts import LAYOUTS, read_any
+
+_PATH = Refusal(UnknownReferenceError, "give an existing folder")
 
 
 def load(reference: str) -> LoadedSAE:
@@ -25,7 +28,7 @@ def load(reference: str) -> LoadedSAE:
     if colon and scheme in _SCHEMES:
         return _SCHEMES[scheme](rest)._replace(reference=reference)
     layout, place = (scheme, rest) if colon and scheme in LAYOUTS else (None, reference)
-    path = fetched(place.removeprefix("hf:")) if place.startswith("hf:") else Path(place).expanduser()
+    path = fetched(place.removeprefix("hf:")) if place.startswith("hf:") else expanded(place, _PATH)
     try:
         return read_any(path, layout=layout, reference=reference)
     except OSError as error:

@@ -15,9 +15,15 @@ from torch import Tensor
 
 from fovea.atomic import new_folder, read_checked_json, remove_folder, write_checked_json
 from fovea.errors import DamagedError, RunError
+from fovea.foreign import Refusal, damage
 from fovea.tensorfile import read_checked, write_checked
 from fovea.train.job import Job, Stopped
 from fovea.train.stream import Source, Stream
+
+_OTHER = Refusal(
+    RunError,
+    "another version of fovea wrote it: go on with that version, or delete the checkpoint to train from the start",
+)
 
 
 def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Source) -> Path:
@@ -60,12 +66,12 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
     Raises:
         RunError: the checkpoint is damaged or belongs to other jobs or another number of shards.
     """
-    try:
-        plain = read_checked_json(path / "state.json")
-        tensors = read_checked(path / "tensors.safetensors").tensors
-        shards = {number: _read_shard(_shard(path, number)) for number in stream.own if number < plain["n_shards"]}
-    except (OSError, ValueError, KeyError, DamagedError) as error:
-        raise DamagedError(f"checkpoint {path} is damaged ({error}); delete it to train from the start") from None
+    delete = Refusal(DamagedError, f"delete the checkpoint {path} to train from the start")
+    with damage(path, delete):
+        plain = _checked(read_checked_json(path / "state.json", delete.again))
+        tensors = read_checked(path / "tensors.safetensors", delete.again).tensors
+        own = [number for number in stream.own if number < plain["n_shards"]]
+        shards = {number: _read_shard(_shard(path, number), delete.again) for number in own}
     names = [job.spec.name for job in jobs]
     if plain["jobs"] != names:
         raise RunError(f"checkpoint {path.name} holds jobs {plain['jobs']}, not {names}; use another folder")
@@ -74,19 +80,24 @@ def load_checkpoint(path: Path, jobs: Sequence[Job], stream: Source) -> int:
             f"checkpoint {path.name} was written with train.shards = {plain['n_shards']}, not {stream.n_shards}; "
             "restore that setting, or delete the checkpoint to train from the start"
         )
-    try:
+    with damage(path, _OTHER, what="whole, but does not fit these jobs"):
         for job in jobs:
             job.load_state_dict(_under(f"{job.spec.name}/", tensors))
             stopped = plain.get("stopped", {}).get(job.spec.name)
             job.stopped = None if stopped is None else Stopped(**stopped)
         for number, shard in stream.own.items():
             shard.load_state_dict(shards[number])
-    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise RunError(
-            f"checkpoint {path} is whole, but does not fit these jobs ({error}): another version of fovea wrote it; go "
-            "on with that version, or delete the checkpoint to train from the start"
-        ) from error
-    return int(plain["step"])
+    return plain["step"]
+
+
+def _checked(plain: dict[str, Any]) -> dict[str, Any]:
+    """`plain`, if its numbers are such."""
+    if not isinstance(plain["jobs"], list) or not isinstance(plain.get("stopped", {}), dict):
+        raise TypeError("jobs are no list")
+    for name in ("step", "n_shards"):
+        if not isinstance(plain[name], int) or isinstance(plain[name], bool) or plain[name] < 0:
+            raise ValueError(f"{name} = {plain[name]!r:.100}")
+    return plain
 
 
 def _waiting(folder: Path, number: int) -> Path:
@@ -105,8 +116,8 @@ def _write_shard(path: Path, shard: Stream) -> None:
     write_checked(path, tensors, {"counts": json.dumps(counts)})
 
 
-def _read_shard(path: Path) -> dict[str, Any]:
-    tensors, metadata = read_checked(path)
+def _read_shard(path: Path, again: str) -> dict[str, Any]:
+    tensors, metadata = read_checked(path, again)
     counts: dict[str, Any] = json.loads(metadata["counts"])
     return counts | tensors
 

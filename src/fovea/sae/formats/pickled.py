@@ -13,6 +13,7 @@ same aim, but believes the sizes that a file claims.
 
 import math
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,8 +115,10 @@ class _Reader:
         order = self._entries.get(f"{self._root}byteorder")
         if order is not None and (order.file_size > 16 or self._archive.read(order) != b"little"):
             raise SAEError(f"{self._path} is not little-endian; save it on a usual machine")
-        for opcode, argument, _ in pickletools.genops(self._archive.read(info)):
-            self._follow(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in names, which Python will refuse one day; no name has any
+            for opcode, argument, _ in pickletools.genops(self._archive.read(info)):
+                self._follow(opcode.name, argument)
         (result,) = self._stack
         return self._checked(result)
 
