@@ -25,7 +25,7 @@ CLI_PACKAGES = {
 }
 "All that a page of help may load from outside the standard library."
 
-CLI_MODULES = {"fovea", "fovea.cli", "fovea.errors"}
+CLI_MODULES = {"fovea", "fovea.cli", "fovea.errors", "fovea.guarded", "fovea.handover"}
 
 HELP = """
 import json, sys

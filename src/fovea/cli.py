@@ -187,7 +187,9 @@ def serve(
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="What to run: step, archs, auxk, many, harvest, line, e2e, eval, quality, memory, import."),
+        typer.Argument(
+            help="What to run: step, archs, auxk, many, harvest, line, roofline, e2e, eval, quality, memory, import."
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Alternations, whose medians count.", min=1)] = None,
     peers: Annotated[

@@ -52,7 +52,9 @@ def roofline_groups(plan: Plan) -> list[Group]:
     whole = HookPoint(subject.lm.n_layers - 1, "resid_post")
     to_hook, to_end = (lm_flops(subject.lm, point, settings.context_size) for point in (hook, whole))
     before = _lm_bytes(subject.lm, 0, n_before, n_tokens)
-    head = subject.lm.model.get_output_embeddings().weight
+    output = subject.lm.model.get_output_embeddings()
+    assert output is not None, "a causal lm has a head"
+    head = output.weight
     after_flops = to_end - to_hook + 2.0 * head.numel()
     after_bytes = _lm_bytes(subject.lm, n_before, None, n_tokens) + _product_bytes(head, _HEAD_ROWS)
     stages = [

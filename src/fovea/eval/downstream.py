@@ -173,7 +173,7 @@ def token_losses(
     for start in range(0, len(targets), bench.rows_per_chunk):
         chunk = slice(start, start + bench.rows_per_chunk)
         log_p = bench.lm.logits(hidden[_CLEAN][chunk]).log_softmax(dim=-1)
-        divergence = (lambda log_q: torch.full_like(log_q[:, 0], torch.nan)) if bench.ce_alone else _divergence(log_p)
+        divergence = _unmeasured if bench.ce_alone else _divergence(log_p)
         for name, rows in hidden.items():
             log_q = log_p if name == _CLEAN else bench.lm.logits(rows[chunk]).log_softmax(dim=-1)
             ce = -log_q.gather(-1, targets[chunk, None]).squeeze(-1)
@@ -185,6 +185,10 @@ def token_losses(
         else TokenLosses(nothing, nothing)
         for name, found in parts.items()
     }
+
+
+def _unmeasured(log_q: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " rows"]:
+    return torch.full_like(log_q[:, 0], torch.nan)
 
 
 def _divergence(log_p: Float[Tensor, "tokens d_vocab"]) -> Callable[[Tensor], Tensor]:
