@@ -170,14 +170,20 @@ class Store:
 
         Raises:
             StudyError: it does, or another program holds the database.
+            ProgrammingError: the store is closed, which says nothing of the file.
         """
+        misused: sqlite3.ProgrammingError | None = None
         with damage(self._path, _COPY, sqlite3.Error):
             try:
                 yield
+            except sqlite3.ProgrammingError as error:
+                misused = error
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                     raise StudyBusyError(f"{self._path} is held by another program ({error}); try again") from None
                 raise
+        if misused is not None:
+            raise misused
 
     @contextmanager
     def writing(self) -> Generator[None]:

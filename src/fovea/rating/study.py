@@ -126,8 +126,16 @@ class Study:
             return self._sessions[number]
 
     def tokens(self) -> dict[str, str]:
-        """Rater -> token, for the owner who hands out links."""
-        return read_object(self.folder / "links.json", self.folder, _COPY)
+        """Rater -> token, for the owner who hands out links.
+
+        Raises:
+            FileNotFoundError: links.json is missing.
+            StudyError: it is damaged.
+        """
+        path = self.folder / "links.json"
+        if not is_there(path, self.folder, _COPY):
+            raise FileNotFoundError(path)
+        return read_object(path, self.folder, _COPY)
 
     def secret(self) -> bytes | None:
         """What only the owner's folder holds and outlives a server; None where links.json is missing."""
