@@ -13,6 +13,7 @@ import random
 import re
 import struct
 import tomllib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -197,7 +198,9 @@ def zipped(data: bytes, rng: random.Random) -> bytes:
         entries.append((name, content))
     entries[at] = (name, content)
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
+    compression = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    with warnings.catch_warnings(), zipfile.ZipFile(packed, "w", compression) as archive:
+        warnings.filterwarnings("ignore", "Duplicate name")  # that is the damage
         for each, inside in entries:
             archive.writestr(each, inside)
     return packed.getvalue()

@@ -4,7 +4,9 @@ Exit codes: 0 done, 2 the user's mistake, 3 another rank was lost, 130 interrupt
 """
 
 import functools
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import NoReturn, ParamSpec
 
 import typer
@@ -32,12 +34,27 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 "command again, with --resume if it had begun a run",
                 2,
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if isinstance(
+                stop.__context__, RankError
+            ):  # torchrun stops the ranks that are left while they find out why
+                _stop(str(stop.__context__), 3)
             _stop("interrupted; nothing finished is lost: run the same command with --resume to continue", 130)
 
     return careful
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"fovea: {message}", markup=False)
+    with suppress(KeyboardInterrupt), _signals_held():
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"fovea: {message}", markup=False)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _signals_held() -> Generator[None]:
+    """Signals that would cut a message short come after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -33,6 +33,17 @@ def test_the_choice_is_one_of_the_sizes_that_were_timed(tmp_path: Path):
     assert list(fastest_batch(lm, HOOK, packed, largest=1)["tokens_per_second"]) == ["1"]
 
 
+def test_twice_as_many_are_tried_only_while_that_was_clearly_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seconds = {1: 1.0, 2: 1.0, 4: 1.9, 8: 3.79, 16: 1.0}
+    monkeypatch.setattr("fovea.data.batching._SMALLEST_CPU", 1)
+    monkeypatch.setattr("fovea.data.batching._seconds", lambda *_: seconds[_[-1]])
+    lm = tiny_lm()
+    packed = tokenised(tmp_path / "a", lm, documents=texts(80)).train
+    found = fastest_batch(lm, HOOK, packed, largest=16)
+    assert found["contexts_per_batch"] == 4
+    assert list(found["tokens_per_second"]) == ["1", "2", "4", "8"]
+
+
 def test_the_record_of_another_lm_hook_point_or_context_size_is_another(tmp_path: Path):
     lm = tiny_lm()
     packed = tokenised(tmp_path / "a", lm, documents=texts(30)).train

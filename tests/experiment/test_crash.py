@@ -4,9 +4,9 @@ import errno
 import json
 import logging
 import os
-import random
 import shutil
 import sys
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -216,8 +216,8 @@ def test_a_changed_corpus_is_refused_with_what_changed(config, folder):
     shutil.copy(config.domain[0].corpus, corpus)
     moved = config.model_copy(update={"domain": (config.domain[0].model_copy(update={"corpus": str(corpus)}),)})
     (folder / "experiment.toml").write_text(settle(moved, folder.parent / "none", ALONE).to_toml())
-    corpus.write_text(corpus.read_text() + json.dumps({"text": "w3 w4 w5 " * 20}) + "\n")
-    with pytest.raises(RunError, match="content of domain.jsonl.*put the old text back"):
+    corpus.write_text(json.dumps({"text": "w3 w4 w5 " * 20}) + "\n" + corpus.read_text())
+    with pytest.raises(RunError, match="content of domain.jsonl.*put the old text or settings back"):
         run_experiment(moved, folder, resume=True)
     shutil.rmtree(folder / "corpora" / "words")
     shutil.rmtree(folder / "activations")
@@ -309,22 +309,21 @@ def test_a_kill_while_working_files_are_removed_leaves_all_or_none(straight, con
 def test_a_disk_that_is_full_at_any_write_is_one_error_and_costs_nothing_that_was_finished(
     straight, config, tmp_path, monkeypatch
 ):
-    """Every write ends in fsync, which fails at a random one of each attempt, until an attempt comes to its end."""
-    draw, real, places = random.Random(0), os.fsync, set()
-    left = 0
+    """Every write ends in fsync, which fails once at the first and once at the third file of each part of the run."""
+    real, n_written, places = os.fsync, Counter(), set()
+    config = config.model_copy(update={"features": FeaturesConfig(tokens=200)})
+    out = tmp_path / "run"
 
     def fsync(descriptor: int) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+        folders = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(out).parent.parts
+        n_written[folders[:1]] += 1
+        if n_written[folders[:1]] in (1, 3):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
     monkeypatch.setattr("fovea.atomic.os.fsync", fsync)
-    config = config.model_copy(update={"features": FeaturesConfig(tokens=200)})
-    out, is_finished = tmp_path / "run", False
+    is_finished = False
     while not is_finished:
-        left = draw.randint(1, 40)
         try:
             run_experiment(config, out, resume=True)
             is_finished = True

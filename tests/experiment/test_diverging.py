@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fovea.errors import RunError
+from fovea.errors import RunError, StudyError
 from fovea.eval.records import read_metrics
 from fovea.experiment.config import ExperimentConfig, resolve
 from fovea.experiment.export import export_job
 from fovea.experiment.general import train_general
 from fovea.experiment.run import run_experiment
 from fovea.features.files import read_manifest
+from fovea.rating.config import study_config
+from fovea.rating.study import create
 from fovea.report.finding import finding, verdict
 from fovea.report.results import results
 from fovea.report.rundata import read_run
@@ -77,6 +79,14 @@ def test_evidence_of_a_diverged_job_is_there_for_who_wants_to_know_why(run):
 def test_exporting_a_diverged_job_says_what_it_is(run, tmp_path, caplog):
     export_job(run, WILD_NAME, tmp_path / "out")
     assert "what is written are the weights of step" in caplog.text
+
+
+def test_a_study_of_a_diverged_job_is_refused(run):
+    arms = {"direct": "direct-batch_topk-k4-s0", "finetune": WILD_NAME}
+    table = {"arm": [{"name": arm, "jobs": [job]} for arm, job in arms.items()], "rater": [{"name": "ann"}]}
+    with pytest.raises(StudyError, match=f"arm 'finetune': the training of job '{WILD_NAME}' diverged.*take it out"):
+        create(run, "one", study_config(table, where="test"))
+    assert not (run / "studies").exists()
 
 
 @pytest.mark.parametrize("controls", [False, {"k": 4}])

@@ -181,7 +181,7 @@ def _experiment(plan: Plan) -> dict[str, Any]:
     return {
         "name": "bench",
         "lm": {"model": settings.model, "hook_point": settings.hook_point, "dtype": best_dtype()},
-        "text": {"context_size": settings.context_size},
+        "text": {"context_size": settings.context_size, "contexts_per_chunk": 16},  # short: a chunk is read as a whole
         "general": {"sae": settings.general_sae, "max_train_tokens": enough, "max_heldout_tokens": 16_384},
         "domain": [
             {"name": "domain", "corpus": settings.corpus, "max_train_tokens": enough, "max_heldout_tokens": 16_384}

@@ -1,8 +1,9 @@
 """How many contexts the lm should see at once: the smallest number whose speed is near the best, measured.
 
-    1, 2, 4, ... contexts --a few forwards each, in turn--> tokens per second --> the smallest within 3% of the best
+    4, 8, 16, ... contexts --a few forwards each, while twice as many are clearly faster--> the smallest near the best
 
-The number is part of what activations are (another batch shape rounds differently), so it is measured once and stored.
+A forward of this takes as long as one of the run, so no size is tried that cannot be chosen. The number is part of what
+activations are (another batch shape rounds differently), so it is measured once and stored.
 """
 
 import gc
@@ -19,11 +20,10 @@ from fovea.data.tokens import PackedTokens
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.model import LM
 
-N_ROUNDS = 3
-"Every size is timed so often, all in turn; the fastest time counts, because other work on the machine only adds."
+N_ROUNDS = 2
+"A size is timed so often, in turn with the one before; the fastest counts, for other work on the machine only adds."
 TOLERANCE = 0.03
-_LARGEST = {"cpu": 32}
-_LARGEST_ELSEWHERE = 256
+_SMALLEST_CPU, _LARGEST_CPU, _LARGEST = 4, 32, 256
 
 
 @torch.no_grad()
@@ -33,19 +33,23 @@ def fastest_batch(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, larges
     Args:
         largest: No more contexts than this; the lm's device has a limit of its own.
     """
-    top = min(largest, packed.n_contexts, _LARGEST.get(lm.device.type, _LARGEST_ELSEWHERE))
-    sizes = [2**power for power in range(top.bit_length()) if 2**power <= top]
-    if lm.device.type == "cpu":
-        sizes = [size for size in sizes if size >= min(4, top)] or sizes[-1:]
-    best = dict.fromkeys(sizes, float("inf"))
-    for _ in range(N_ROUNDS):
-        for size in list(best):
-            tokens = packed.batch(range(size)).tokens.to(lm.device)
-            try:
-                best[size] = min(best[size], _seconds(lm, hook_point, tokens))
-            except torch.OutOfMemoryError:
-                del best[size]
-    speeds = {size: size * packed.context_size / seconds for size, seconds in best.items()}
+    is_cpu = lm.device.type == "cpu"
+    top = min(largest, packed.n_contexts, _LARGEST_CPU if is_cpu else _LARGEST)
+    size = min(_SMALLEST_CPU if is_cpu else 1, 2 ** (top.bit_length() - 1))
+    _seconds(lm, hook_point, packed, size)  # the first forward does what no other does again
+    speeds: dict[int, float] = {}
+    while size <= top:
+        pair = [each for each in (size // 2, size) if each in speeds or each == size]
+        try:
+            for each in pair * N_ROUNDS:
+                speed = each * packed.context_size / _seconds(lm, hook_point, packed, each)
+                speeds[each] = max(speed, speeds.get(each, 0.0))
+        except torch.OutOfMemoryError:
+            speeds.pop(size, None)
+            break
+        if near_best(speeds) != size:
+            break
+        size *= 2
     return {"contexts_per_batch": near_best(speeds), "tokens_per_second": {str(n): round(s) for n, s in speeds.items()}}
 
 
@@ -62,8 +66,9 @@ def batch_record(folder: Path, lm: LM, hook_point: HookPoint, *, packed: PackedT
     return folder.expanduser() / f"batch-{key[:16]}.json"
 
 
-def _seconds(lm: LM, hook_point: HookPoint, tokens: torch.Tensor) -> float:
+def _seconds(lm: LM, hook_point: HookPoint, packed: PackedTokens, size: int) -> float:
     """Time of one forward; `activations` checks its result, so the device has finished when it returns."""
+    tokens = packed.batch(range(size)).tokens.to(lm.device)
     gc.collect()
     began = time.perf_counter()
     lm.activations(tokens, hook_point)

@@ -4,6 +4,7 @@ references --> lm, g --(do they fit?)--> tokens of D and of general text --> fil
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
+from fovea.data.tokenizer import PlainTokenizer
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
 from fovea.errors import DamagedError
 from fovea.experiment.calibration import (
@@ -42,7 +44,8 @@ from fovea.sae.sanity import sanity
 from fovea.tensorfile import write_checked
 
 log = logging.getLogger("fovea")
-_CALIBRATION_ROWS = 8192
+_FILTER_TOKENS, _CALIBRATION_TOKENS = 2048, 4096
+"A median norm needs fewer than a mean. Of n rows, the error of a mean is 1/n of the variance of x."
 
 SANITY_ROWS = 2048
 "Tokens of general text on which g is tried before anything is trained."
@@ -112,17 +115,24 @@ def names_another_lm(sae: LoadedSAE, lm_name: str) -> bool:
 def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
     """The corpora by name: "general" (if any) and each domain; made on the first call, opened on later ones."""
     corpora: dict[str, TokenisedCorpus] = {}
+    made = partial(_tokens, config, run, subject, PlainTokenizer(subject.lm.tokenizer))
     if config.general is not None:
-        corpora["general"] = _tokens(config, run, subject, source=config.general, name="general")
+        corpora["general"] = made(source=config.general, name="general")
     for domain in config.domain:
-        corpora[domain.name] = _tokens(config, run, subject, source=domain, name=domain.name)
+        corpora[domain.name] = made(source=domain, name=domain.name)
         if "general" in corpora:
             check_distinct(corpora[domain.name], corpora["general"])
     return corpora
 
 
 def _tokens(
-    config: ExperimentConfig, run: RunFolder, subject: Subject, *, source: DomainConfig | GeneralConfig, name: str
+    config: ExperimentConfig,
+    run: RunFolder,
+    subject: Subject,
+    tokenizer: PlainTokenizer,
+    *,
+    source: DomainConfig | GeneralConfig,
+    name: str,
 ) -> TokenisedCorpus:
     corpus = CorpusConfig(
         reference=source.corpus,
@@ -150,15 +160,18 @@ def _tokens(
             done = n_tokens
 
         return build_tokens(
-            corpus, subject.lm, folder=run.corpora / name, packing=packing, cleaner=cleaner, on_progress=on_progress
+            corpus,
+            subject.lm,
+            folder=run.corpora / name,
+            packing=packing,
+            tokenizer=tokenizer,
+            cleaner=cleaner,
+            on_progress=on_progress,
         )
 
 
 def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, packed: PackedTokens) -> TokenFilter:
-    """The filter, with the massive-norm threshold measured once per run on `packed` and stored.
-
-    The rows that it is measured on, less the massive ones, are also what `packed` is calibrated on.
-    """
+    """The filter, with the massive-norm threshold measured once per run on `packed` and stored."""
     path = run.calibration / "filter.json"
     if path.exists():
         try:
@@ -166,10 +179,9 @@ def token_filter(config: ExperimentConfig, run: RunFolder, subject: Subject, *, 
         except DamagedError as error:
             log.warning("the token filter is measured again: %s", error)
     plain = TokenFilter.of(subject.lm, skip_first=config.text.skip_first)
-    rows = _calibration_rows(subject.lm, subject.hook_point, packed, keep=plain)
+    rows = _sampled(subject.lm, subject.hook_point, packed, keep=plain, n_tokens=_FILTER_TOKENS)
     median = median_norm(rows, corpus=packed.name)
     max_norm = config.text.max_norm_ratio * median
-    _write_calibration(calibration_file(run, packed.name), rows[rows.float().norm(dim=-1) <= max_norm])
     measured = TokenFilter.of(subject.lm, skip_first=config.text.skip_first, max_norm=max_norm)
     write_checked_json(path, {"filter": measured.to_dict(), "median_norm": median, "corpus": packed.name})
     log.info("median norm %.1f; tokens above %.1f are dropped", median, measured.max_norm)
@@ -284,19 +296,16 @@ def calibrate(run: RunFolder, chunks: ActivationChunks) -> Calibration:
             return read_calibration(run, chunks.packed.name)
         except DamagedError as error:
             log.warning("mean and scale of %s are measured again: %s", chunks.packed.name, error)
-    _write_calibration(path, _calibration_rows(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter))
-    return read_calibration(run, chunks.packed.name)
-
-
-def _calibration_rows(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: TokenFilter) -> Tensor:
-    n_contexts = -(-_CALIBRATION_ROWS // packed.context_size)
-    return sample_rows(lm, hook_point, packed, token_filter=keep, n_contexts=n_contexts)
-
-
-def _write_calibration(path: Path, rows: Tensor) -> None:
+    rows = _sampled(chunks.lm, chunks.hook_point, chunks.packed, keep=chunks.token_filter, n_tokens=_CALIBRATION_TOKENS)
     fitted = InputScale.fit(rows)
     scale = torch.tensor([fitted.scale], dtype=torch.float64)
     write_checked(path, {"rows": rows, "mean": fitted.mean, "scale": scale})
+    return read_calibration(run, chunks.packed.name)
+
+
+def _sampled(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: TokenFilter, n_tokens: int) -> Tensor:
+    n_contexts = -(-n_tokens // packed.context_size)
+    return sample_rows(lm, hook_point, packed, token_filter=keep, n_contexts=n_contexts)
 
 
 def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:

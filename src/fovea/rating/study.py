@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fovea.atomic import new_folder, write_json
+from fovea.atomic import new_folder, read_checked_json, write_json
 from fovea.config import dump_toml
 from fovea.errors import FoveaError, StudyError
 from fovea.features.read import Features
@@ -256,9 +256,10 @@ def plan(run: Path, config: StudyConfig, *, source: Source | None = None) -> Pla
     """Draw the sample and compute what the design can find; nothing is written.
 
     Raises:
-        StudyError: the sample cannot be drawn.
+        StudyError: the sample cannot be drawn, or a job of an arm has diverged.
         RunError: the run has no evidence, or it is stale.
     """
+    _refuse_diverged(run, config)
     sample = draw(source or Features(run), config)
     n_per_arm = config.features_per_arm * len({feature.domain for feature in sample.features})
     power = power_of(n_per_arm, len(config.rater), n_points=len(config.rubric.points), seed=config.seed)
@@ -303,6 +304,20 @@ def create(run: Path, name: str, config: StudyConfig, *, source: Source | None =
         _write_secret(temporary / "links.json", json.dumps(dealt.tokens, indent=1).encode())
         create_store(temporary / "study.sqlite", dealt.content)
     return Study(folder)
+
+
+def _refuse_diverged(run: Path, config: StudyConfig) -> None:
+    """Nothing, if every job of every arm was trained to its end: an arm stands for its method."""
+    again = "put it back, or leave the job out of the arm"
+    for arm in config.arm:
+        for job in arm.jobs:
+            path = run / "saes" / job / "job.json"
+            stopped = read_checked_json(path, again, within=run).get("stopped") if path.exists() else None
+            if stopped is not None:
+                raise StudyError(
+                    f"arm {arm.name!r}: the training of job {job!r} diverged and was stopped early, so its features do "
+                    "not speak for its method; take it out of the arm, or train it again with a lower learning rate"
+                )
 
 
 @contextmanager

@@ -62,16 +62,23 @@ static void add_rows(const i64 *index, const float *value, i64 n, const float *r
     for (; c < columns; c++) EACH(i, n) out[c] += value[i] * rows[index[i] * width + c];
 }
 
-/* Per group, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index. Whole rows at a
- * time: strips of columns that fit a core's own cache were slower, for every strip reads all entries again. */
-void sum_rows(const i64 *offsets, const i64 *index, const float *value, i64 groups, const float *rows, i64 width,
-              float *out, i64 threads)
+#define AT_ONCE 256 /* values that are brought into order at a time */
+
+/* Per group, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index. The value of entry
+ * e is value[order[e]], or value[e] where order is null. Whole rows at a time: strips of columns that fit a core's own
+ * cache were slower, for every strip reads all entries again. */
+void sum_rows(const i64 *offsets, const i64 *index, const i64 *order, const float *value, i64 groups, const float *rows,
+              i64 width, float *out, i64 threads)
 {
 #pragma omp parallel for schedule(dynamic, 8) num_threads(threads)
     EACH(g, groups) {
-        i64 e = offsets[g];
+        float ordered[AT_ONCE];
         memset(out + g * width, 0, sizeof(float) * width);
-        add_rows(index + e, value + e, offsets[g + 1] - e, rows, width, width, out + g * width);
+        for (i64 e = offsets[g], n; e < offsets[g + 1]; e += n) {
+            n = offsets[g + 1] - e < AT_ONCE ? offsets[g + 1] - e : AT_ONCE;
+            if (order) EACH(i, n) ordered[i] = value[order[e + i]];
+            add_rows(index + e, order ? ordered : value + e, n, rows, width, width, out + g * width);
+        }
     }
 }
 
@@ -160,11 +167,11 @@ void by_latent(const i64 *latents, const i64 *tokens, i64 n, i64 d_sae, i64 *off
 }
 
 /* Per latent, the sum of the values of its entries. */
-void sum_values(const i64 *offsets, const float *sorted, i64 d_sae, float *out)
+void sum_values(const i64 *offsets, const i64 *order, const float *value, i64 d_sae, float *out)
 {
     EACH(l, d_sae) {
         float sum = 0;
-        for (i64 e = offsets[l]; e < offsets[l + 1]; e++) sum += sorted[e];
+        for (i64 e = offsets[l]; e < offsets[l + 1]; e++) sum += value[order[e]];
         out[l] = sum;
     }
 }

@@ -118,10 +118,10 @@ def by_latent(latents: Int[Tensor, " entries"], tokens: Int[Tensor, " entries"],
     return found
 
 
-def sum_values(offsets: Int[Tensor, " groups_plus_1"], values: Float[Tensor, " entries"]) -> Float[Tensor, " groups"]:
-    """Per group, the sum of its values."""
-    out = _floats(len(offsets) - 1)
-    _call("sum_values", offsets.contiguous(), values.contiguous(), len(out), out)
+def sum_values(found: Order, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
+    """Per latent, the sum of its values, which are given in the order that they had."""
+    out = _floats(len(found.offsets) - 1)
+    _call("sum_values", found.offsets, found.order, values.contiguous(), len(out), out)
     return out
 
 
@@ -131,12 +131,16 @@ def sum_rows(
     values: Float[Tensor, " entries"],
     *,
     rows: Float[Tensor, "n_rows d_in"],
+    order: Int[Tensor, " entries"] | None = None,
 ) -> Float[Tensor, "groups d_in"]:
-    """Per group g, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index."""
+    """Per group g, the sum over its entries (offsets[g] to offsets[g + 1]) of value times the row at index.
+
+    With `order`, the value of entry e is values[order[e]].
+    """
     offsets, indices, values, rows = (each.contiguous() for each in (offsets, indices, values, rows))
     n_groups, width = len(offsets) - 1, rows.shape[1]
     out = _floats(n_groups, width)
-    _call("sum_rows", offsets, indices, values, n_groups, rows, width, out, torch.get_num_threads())
+    _call("sum_rows", offsets, indices, order, values, n_groups, rows, width, out, torch.get_num_threads())
     return out
 
 

@@ -18,7 +18,7 @@ from fovea.sae import native
 from fovea.sae.encoder import Encoder
 from fovea.sae.sparse import SparseCode, code_of, true_positions
 
-SAMPLE_ROWS = 256
+SAMPLE_ROWS = 64
 "Rows from which a threshold or a density is guessed; a guess affects time only, never which latents are chosen."
 
 SPARSE_UP_TO = 0.125
@@ -205,7 +205,7 @@ def _guess_threshold(x_centred: Tensor, encoder: Encoder, k: int) -> Tensor:
     if n_rows < 4 * SAMPLE_ROWS:
         return x_centred.new_zeros(())
     pre = encoder.pre(x_centred[:: n_rows // SAMPLE_ROWS])
-    rank = round(1.25 * k * len(pre))
+    rank = round(1.4 * k * len(pre))
     if rank >= pre.numel():
         return x_centred.new_zeros(())
     return pre.flatten().kthvalue(pre.numel() - rank + 1).values.clamp_min(0.0)

@@ -130,16 +130,15 @@ class ByLatent:
     ) -> Float[Tensor, "d_sae d_in"]:
         """Per latent, the sum of value times the row of the entry's token."""
         offsets, order, tokens = self.entries
-        values = values.index_select(0, order)
         tokens = tokens if len(rows) == self.code.n_tokens else tokens % len(rows)
         if native.usable(rows):
-            return native.sum_rows(offsets, tokens, values, rows=rows)
-        return _gather(offsets, tokens, values, rows)
+            return native.sum_rows(offsets, tokens, values, rows=rows, order=order)
+        return _gather(offsets, tokens, values.index_select(0, order), rows)
 
     def sums(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
         """Per latent, the sum of values. In a fixed order on every device."""
         if native.usable(values):
-            return native.sum_values(self.entries.offsets, values.index_select(0, self.entries.order))
+            return native.sum_values(self.entries, values)
         if values.device.type == "cpu":
             return torch.bincount(self.code.latents, values, minlength=self.code.d_sae).to(values.dtype)  # of none: int
         return torch.segment_reduce(values[self.entries.order], "sum", offsets=self.entries.offsets)

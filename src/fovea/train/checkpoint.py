@@ -35,23 +35,32 @@ def save_checkpoint(folder: Path, step: int, *, jobs: Sequence[Job], stream: Sou
     for job in jobs:
         tensors |= {f"{job.spec.name}/{name}": tensor for name, tensor in job.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for number, shard in stream.own.items():
-        _write_shard(_waiting(folder, number), shard)
-    stream.ranks.barrier()
-    if stream.ranks.is_first:
-        # Tensors that share memory (generator states, views) are not allowed in one safetensors file.
-        with new_folder(final) as temporary:
-            copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-            write_checked(temporary / "tensors.safetensors", copies)
-            write_checked_json(temporary / "state.json", plain)
-            for number in range(stream.n_shards):
-                _waiting(folder, number).rename(_shard(temporary, number))
-            remove_folder(final)
-        for other in folder.glob("step-*"):
-            if other != final:
-                remove_folder(other)
-    stream.ranks.barrier()
+    try:
+        for number, shard in stream.own.items():
+            _write_shard(_waiting(folder, number), shard)
+        stream.ranks.barrier()
+        if stream.ranks.is_first:
+            _assemble(final, tensors, plain)
+        stream.ranks.barrier()
+    finally:
+        for number in stream.own:  # all are in their folder, unless something failed
+            _waiting(folder, number).unlink(missing_ok=True)
     return final
+
+
+def _assemble(final: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Make the folder of a checkpoint, with the shards of all ranks, and remove the older ones."""
+    # Tensors that share memory (generator states, views) are not allowed in one safetensors file.
+    with new_folder(final) as temporary:
+        copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        write_checked(temporary / "tensors.safetensors", copies)
+        write_checked_json(temporary / "state.json", plain)
+        for number in range(plain["n_shards"]):
+            _waiting(final.parent, number).rename(_shard(temporary, number))
+        remove_folder(final)
+    for other in final.parent.glob("step-*"):
+        if other != final:
+            remove_folder(other)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
