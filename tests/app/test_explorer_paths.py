@@ -123,6 +123,7 @@ def test_on_a_phone_the_order_can_be_turned_round(page: Any) -> None:
     page.click("button[aria-label^='Largest first']")
     until(page, "() => location.search.includes('order=ascending')")
     page.wait_for_selector("button[aria-label^='Smallest first']")
+    assert page.locator("button[aria-label^='Smallest first']").is_visible()
 
 
 def luminance(colour: str) -> float:

@@ -11,6 +11,7 @@ from fovea.bench.evaluated import evaluated_saes
 from fovea.bench.material import Rows, activations, load_subject
 from fovea.bench.passgroups import GRID, e2e_groups, eval_groups, eval_numbers, line_numbers
 from fovea.bench.suite import Plan
+from fovea.data.activations import ActivationChunks
 from tests.experiment import tiny
 from tests.lm import tiny as tiny_lm
 
@@ -49,11 +50,15 @@ def test_flops_of_the_lm_are_two_a_weight_up_to_the_hook_and_attention(config):
     assert passes.lm_flops(subject.lm, subject.hook_point, 16) == 2 * (2 * layer) + 2 * 2 * 16 * 24
 
 
-def test_one_pass_trains_n_saes_a_step(config):
+def test_one_pass_runs_the_lm_and_trains_n_saes_a_step(config, monkeypatch):
+    made, chunk = [], ActivationChunks.chunk
+    monkeypatch.setattr(ActivationChunks, "chunk", lambda self, index: made.append(index) or chunk(self, index))
     task = lm_task(config, arch="topk", d_sae=48, k=4, batch_size=256)
     for n in (0, 2):
         unit, _ = passes.line(task | {"n": n})
+        made.clear()
         assert unit() == 256
+        assert len(made) == 1
 
 
 def test_the_activations_are_those_of_the_corpus(config):

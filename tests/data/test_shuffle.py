@@ -87,6 +87,33 @@ def test_the_rows_do_not_depend_on_the_sizes_in_which_they_are_asked_for(lengths
     assert [row for n in sizes for row in _numbers(pieces, n)] == _numbers(whole, sum(sizes))
 
 
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, size=st.integers(2, 40), batch=st.integers(1, 9), n_batches=st.integers(1, 30))
+def test_no_more_rows_are_read_than_are_wanted(lengths, size, batch, n_batches):
+    source, n_wanted, total = Numbered(lengths), batch * n_batches, sum(lengths)
+    buffer = MixingBuffer(source, rows=size, seed=1, n_wanted=n_wanted)
+    given_out = [row for _ in range(n_batches) for row in _numbers(buffer, batch)]
+    assert len(given_out) == n_wanted
+    n_epochs = -(-n_wanted // total)
+    for epoch in range(n_epochs):
+        part = given_out[epoch * total : (epoch + 1) * total]
+        assert len(set(part)) == len(part), "no row twice in an epoch"
+    assert buffer._counts.n_in <= n_wanted - total * buffer._counts.n_epochs
+    assert len(buffer._waiting) == 0
+    with pytest.raises(AssertionError, match="more rows than were said to be wanted"):
+        buffer.next_batch(1)
+
+
+def test_chunks_that_would_not_be_given_out_are_not_made_and_the_rows_before_the_last_ones_are_the_same():
+    sources = [Numbered([25] * 8), Numbered([25] * 8)]
+    known, unknown = (
+        MixingBuffer(source, rows=64, seed=0, n_wanted=n) for source, n in zip(sources, (125, None), strict=True)
+    )
+    assert _numbers(known, 64) == _numbers(unknown, 64)
+    assert len(_numbers(known, 61)) == len(_numbers(unknown, 61))
+    assert [source.n_chunks_made for source in sources] == [5, 7]
+
+
 def test_epochs_and_seeds_differ_in_order_and_equal_seeds_agree():
     def epochs(seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         buffer = MixingBuffer(Numbered([25] * 8), rows=64, seed=seed)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.house import ROOT, fences
+
 SMALL = (
     "job.0.sae.k=[40]",
     "job.1.sae.k=[40]",
@@ -27,14 +29,14 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_the_demo_runs_end_to_end_on_the_real_model(tmp_path):
+def test_the_demo_and_the_python_of_the_documents_run_on_the_real_model(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "demo"
     overrides = [part for setting in SMALL for part in ("--set", setting)]
-    command = [sys.executable, "-m", "fovea.cli", "demo", "--out", str(tmp_path / "run"), *overrides]
+    command = [sys.executable, "-m", "fovea.cli", "demo", "--out", str(run), *overrides]
     n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_workers))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "run"
     assert str(run / "report.html").rsplit("/", 1)[-1] in done.stdout
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     values = {(r["job"], r["corpus"], r["split"], r["metric"]): r["value"] for r in records}
@@ -45,3 +47,8 @@ def test_the_demo_runs_end_to_end_on_the_real_model(tmp_path):
     assert 15 < values["g", "general", "heldout", "l0"] < 60
     assert 0.0 < values["g", "general", "heldout", "fvu"] < 0.5
     assert values["finetune-batch_topk-k40-s0", "biology", "train", "fvu"] < values["g", "biology", "train", "fvu"]
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "docs/features.md"):
+        (code,) = fences((ROOT / name).read_text(), "python")
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})

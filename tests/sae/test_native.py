@@ -93,6 +93,25 @@ def test_topk_is_right_where_rows_differ_in_scale_and_candidates_overflow(n_thre
 
 
 @needs_kernels
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 20), d_sae=st.integers(1, 150), is_per_column=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_bias_is_added_before_the_choice(seed: int, n: int, d_sae: int, is_per_column: bool) -> None:
+    product = torch.randint(-50, 50, (n, d_sae), generator=generator(seed)).float()
+    bias = torch.randint(-50, 50, (d_sae,), generator=generator(seed + 1)).float()
+    floor = torch.randint(-50, 50, (d_sae,) if is_per_column else (), generator=generator(seed + 2)).float()
+    pre, k = product + bias, 1 + seed % d_sae
+    slots = native.TopSlots(n, k)
+    slots.take(product, bias)
+    assert torch.equal(SparseCode(*slots.entries(), d_sae).dense(), first_largest(pre, k))
+    found, expected = (
+        native.above(product, floor, first_token=3, bias=bias),
+        native.above(pre, floor, first_token=3),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(found.values, pre[pre > floor])
+
+
+@needs_kernels
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(1, 40),

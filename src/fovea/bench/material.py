@@ -21,6 +21,7 @@ from fovea.data.scale import InputScale
 from fovea.data.tokens import CorpusConfig, PackingConfig, TokenisedCorpus, build_tokens
 from fovea.lm.hookpoint import HookPoint
 from fovea.lm.load import load_lm
+from fovea.lm.memory import keep_freed_memory
 from fovea.lm.model import LM
 from fovea.tensorfile import write_tensors
 
@@ -45,6 +46,7 @@ def bench_folder() -> Path:
 
 def load_subject(settings: PassConfig, *, dtype: str, compiled: bool = False) -> Loaded:
     """The lm, the tokenised corpus, and the filter with its massive-norm threshold measured."""
+    keep_freed_memory()  # as every run does
     lm = load_lm(settings.model, dtype="bfloat16" if dtype == "bfloat16" else "float32", compiled=compiled)
     hook_point = HookPoint.parse(settings.hook_point)
     corpus = _tokens(lm, settings)

@@ -94,7 +94,10 @@ def line(task: dict[str, Any]) -> tuple[Unit, Results]:
     jobs = [make_job(task, mean, seed=seed) for seed in range(task["n"])]
 
     def unit() -> int:
-        train(jobs, stream, n_steps=1)
+        if jobs:
+            train(jobs, stream, n_steps=1)
+        else:
+            stream.next()
         return task["batch_size"]
 
     return unit, dict

@@ -5,7 +5,8 @@
                                                           +--- the freed half is filled again
 
 At the end of an epoch the buffer runs empty before the next epoch's first chunk is read, so an epoch is a permutation
-of the corpus, exactly. No generator lives on: every order is drawn from a seed and a count; the counts are the state.
+of the corpus, exactly. Where it is known how many rows are wanted, no more are read. No generator lives on: every order
+is drawn from a seed and a count; the counts are the state.
 """
 
 import hashlib
@@ -70,6 +71,7 @@ class MixingBuffer:
 
     Args:
         rows: Size of the buffer; a corpus with fewer rows is mixed as a whole.
+        n_wanted: Rows that will be asked for in all; none beyond is read. None if that is not known.
         max_epochs: End after so many; None for no end.
         device: Where the buffer lies.
         n_ahead: Chunks made in the background before they are read; changes no row.
@@ -86,6 +88,7 @@ class MixingBuffer:
         *,
         rows: int,
         seed: int,
+        n_wanted: int | None = None,
         max_epochs: int | None = None,
         device: str | torch.device = "cpu",
         n_ahead: int = 0,
@@ -94,7 +97,7 @@ class MixingBuffer:
             raise ConfigError(f"buffer rows = {rows}, but mixing needs at least 2; 65536 is usual")
         if chunks.n_chunks < 1:
             raise CorpusError("there is no chunk of activations to read; give a corpus of at least one context")
-        self.rows, self.seed, self.max_epochs, self._chunks = rows, seed, max_epochs, chunks
+        self.rows, self.seed, self.n_wanted, self.max_epochs, self._chunks = rows, seed, n_wanted, max_epochs, chunks
         self._x = torch.empty(rows, chunks.d_in, dtype=chunks.dtype, device=device)
         self._documents = torch.empty(rows, dtype=torch.long)
         self._positions = torch.empty(rows, dtype=torch.long)
@@ -139,6 +142,7 @@ class MixingBuffer:
 
         The sequence of rows does not depend on the sizes in which it is asked for.
         """
+        assert self.n_wanted is None or self.n_rows_read + n <= self.n_wanted, "more rows than were said to be wanted"
         parts: list[Rows] = []
         while n > 0 and not self.exhausted:
             if self._n_ready() <= 0:
@@ -181,15 +185,22 @@ class MixingBuffer:
         """True when the present epoch's last row is in the buffer."""
         return self._counts.next_chunk == self._chunks.n_chunks
 
+    @property
+    def _is_enough(self) -> bool:
+        """True when every row that is wanted has been read."""
+        return self.n_wanted is not None and self.n_rows_read + len(self._waiting) >= self.n_wanted
+
     def _n_ready(self) -> int:
-        """Rows that may leave before the buffer is filled again: half of it, or all that wait at the epoch's end."""
-        return len(self._waiting) - (0 if self._all_in else self.rows // 2)
+        """Rows that may leave before the buffer is filled again: half of it, or all if no more come in this epoch."""
+        return len(self._waiting) - (0 if self._all_in or self._is_enough else self.rows // 2)
 
     def _fill(self) -> None:
         """Put the next rows into the free slots and draw the order of all that wait."""
         is_free = torch.ones(self.rows, dtype=torch.bool)
         is_free[self._waiting] = False
         free = is_free.nonzero().squeeze(1)
+        if self.n_wanted is not None:
+            free = free[: self.n_wanted - self.n_rows_read - len(self._waiting)]
         n_new = 0
         while n_new < len(free) and not self._all_in:
             n_new += self._read_into(free[n_new:])

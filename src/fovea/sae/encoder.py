@@ -40,18 +40,25 @@ class Encoder(NamedTuple):
         """x_centred W + b in float32, whatever the precision of the product."""
         return _product(x_centred, self.W, self.b, self.compute_dtype)
 
-    def chunks(self, x_centred: Float[Tensor, "tokens d_in"]) -> Iterator[Float[Tensor, "rows d_sae"]]:
-        """The pre-activations of consecutive rows, a chunk at a time; the next chunk overwrites the one before."""
+    def products(self, x_centred: Float[Tensor, "tokens d_in"]) -> Iterator[Float[Tensor, "rows d_sae"]]:
+        """x_centred W of consecutive rows, a chunk at a time; the next chunk overwrites the one before.
+
+        Without b: a product that begins with it first writes a copy of b a row, as large as itself.
+        """
         d_sae = self.W.shape[1]
         rows = min(len(x_centred), max(64, CHUNK_ELEMENTS // d_sae, min(CHUNK_ROWS, WIDEST_CHUNK // d_sae)))
         held = x_centred.new_empty(rows, d_sae)
         W = self.W if self.compute_dtype == "float32" else self.W.bfloat16()
         for part in x_centred.split(max(rows, 1)):
-            pre = held[: len(part)]
             if self.compute_dtype == "float32":
-                yield torch.addmm(self.b, part, W, out=pre)
+                yield torch.mm(part, W, out=held[: len(part)])
             else:
-                yield torch.add(part.bfloat16() @ W, self.b, out=pre)
+                yield held[: len(part)].copy_(part.bfloat16() @ W)
+
+    def chunks(self, x_centred: Float[Tensor, "tokens d_in"]) -> Iterator[Float[Tensor, "rows d_sae"]]:
+        """The pre-activations of consecutive rows, in the chunks of `products`."""
+        for product in self.products(x_centred):
+            yield product.add_(self.b)
 
 
 def trained_pre(

@@ -178,11 +178,18 @@ void sum_values(const i64 *offsets, const i64 *order, const float *value, i64 d_
 
 /* ------------------------------------------------------------------ choice */
 
+/* Eight pre-activations: products and, unless that is null, a bias. */
+INLINE v8 eight(const float *product, const float *bias, i64 c)
+{
+    v8 value = *(const v8 *)(product + c);
+    return bias ? value + *(const v8 *)(bias + c) : value;
+}
+
 /* Bit j: value j of eight exceeds its floor. NaN exceeds nothing. */
-INLINE unsigned exceeding(const float *value, v8 floor)
+INLINE unsigned exceeding(v8 value, v8 floor)
 {
 #ifdef __AVX__
-    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(value), (__m256)floor, _CMP_GT_OQ));
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)value, (__m256)floor, _CMP_GT_OQ));
 #else
     unsigned bits = 0;
     for (int j = 0; j < 8; j++) bits |= (unsigned)(value[j] > floor[j]) << j;
@@ -194,8 +201,13 @@ INLINE unsigned exceeding(const float *value, v8 floor)
  * bits, which have the same order. */
 static int32_t kth_largest(const int32_t *bits, i64 n, i64 k)
 {
-    int32_t cut = 0;
-    for (int bit = 30; bit >= 0; bit--) {
+    int32_t common = -1, any = 0;
+    EACH(i, n) common &= bits[i], any |= bits[i];
+    int32_t differing = common ^ any;
+    if (!differing) return common;
+    int bit = 31 - __builtin_clz((unsigned)differing);
+    int32_t cut = common & -((int32_t)1 << bit); /* what all have above the first bit that differs */
+    for (; bit >= 0; bit--) {
         int32_t trial = cut | (int32_t)1 << bit, reached = 0;
         EACH(i, n) reached += bits[i] >= trial;
         if (reached >= k) cut = trial;
@@ -220,36 +232,39 @@ static int32_t keep_largest(int32_t *bits, int32_t *column, i64 n, i64 k)
 }
 
 /* Append those of eight values that exceed floor, and their columns from c on; up to eight places are written. */
-INLINE i64 append(const float *value, int32_t c, float floor, int32_t *bits, int32_t *column, i64 n)
+INLINE i64 append(v8 value, int32_t c, float floor, int32_t *bits, int32_t *column, i64 n)
 {
 #ifdef COMPRESS
     unsigned found = exceeding(value, all(floor));
     /* byte i of `chosen`: which of the eight comes i-th */
     uint64_t chosen = _pext_u64(0x0706050403020100, _pdep_u64(found, 0x0101010101010101) * 0xff);
     __m256i which = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)chosen));
-    __m256i packed = _mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)value), which);
+    __m256i packed = _mm256_permutevar8x32_epi32((__m256i)value, which);
     _mm256_storeu_si256((__m256i *)(bits + n), packed);
     _mm256_storeu_si256((__m256i *)(column + n), _mm256_add_epi32(which, _mm256_set1_epi32(c)));
     return n + __builtin_popcount(found);
 #else
     for (int j = 0; j < 8; j++) {
-        memcpy(bits + n, value + j, 4);
+        float one = value[j];
+        memcpy(bits + n, &one, 4);
         column[n] = c + j;
-        n += value[j] > floor;
+        n += one > floor;
     }
     return n;
 #endif
 }
 
 /* Candidates above floor, pruned to k whenever room is short; k or fewer remain, in order. */
-static i64 top_of_row(const float *row, i64 columns, i64 k, float floor, i64 room, int32_t *bits, int32_t *column)
+static i64 top_of_row(const float *row, const float *bias, i64 columns, i64 k, float floor, i64 room, int32_t *bits,
+                      int32_t *column)
 {
     i64 n = 0, c = 0;
     for (; c + 32 <= columns; c += 32) {
         unsigned any = 0;
-        EACH(i, 4) any |= exceeding(row + c + 8 * i, all(floor));
+        v8 value[4];
+        EACH(i, 4) any |= exceeding(value[i] = eight(row, bias, c + 8 * i), all(floor));
         if (!any) continue;
-        EACH(i, 4) n = append(row + c + 8 * i, c + 8 * i, floor, bits, column, n);
+        EACH(i, 4) n = append(value[i], c + 8 * i, floor, bits, column, n);
         if (n + 40 > room) {
             int32_t cut = keep_largest(bits, column, n, k);
             memcpy(&floor, &cut, 4); /* what equals it later comes after the k that are held */
@@ -257,19 +272,20 @@ static i64 top_of_row(const float *row, i64 columns, i64 k, float floor, i64 roo
         }
     }
     for (; c < columns; c++) {
-        memcpy(bits + n, row + c, 4);
+        float value = bias ? row[c] + bias[c] : row[c];
+        memcpy(bits + n, &value, 4);
         column[n] = c;
-        n += row[c] > floor;
+        n += value > floor;
     }
     if (n > k) keep_largest(bits, column, n, k);
     return n < k ? n : k;
 }
 
-/* The k largest positive values of each row, ascending by column, in slots of k; count says how many there are.
+/* The k largest positive pre-activations of each row, ascending by column, in slots of k; count says how many there are.
  * Of equal values the first column wins. A row begins with a guess from the row before; a wrong one costs time only.
  * scratch: for each thread 2 * room, room being at least k + 80. */
-void top_of_rows(const float *pre, i64 rows, i64 columns, i64 k, int32_t *scratch, i64 room, i64 *latents, float *values,
-                 i64 *count, i64 threads)
+void top_of_rows(const float *product, const float *bias, i64 rows, i64 columns, i64 k, int32_t *scratch, i64 room,
+                 i64 *latents, float *values, i64 *count, i64 threads)
 {
 #pragma omp parallel num_threads(threads)
     {
@@ -278,9 +294,9 @@ void top_of_rows(const float *pre, i64 rows, i64 columns, i64 k, int32_t *scratc
 #pragma omp for schedule(static)
         EACH(r, rows)
         {
-            const float *row = pre + r * columns;
-            i64 n = top_of_row(row, columns, k, guess, room, bits, column);
-            if (n < k && guess > 0) n = top_of_row(row, columns, k, 0, room, bits, column);
+            const float *row = product + r * columns;
+            i64 n = top_of_row(row, bias, columns, k, guess, room, bits, column);
+            if (n < k && guess > 0) n = top_of_row(row, bias, columns, k, 0, room, bits, column);
             float least = INFINITY;
             EACH(i, n) {
                 float value;
@@ -295,39 +311,50 @@ void top_of_rows(const float *pre, i64 rows, i64 columns, i64 k, int32_t *scratc
     }
 }
 
-/* Per row, how many values exceed floor: one for all columns, or one each. */
-void count_above(const float *pre, i64 rows, i64 columns, const float *floor, i64 per_column, i64 *count, i64 threads)
+/* Per row, how many pre-activations exceed floor: one for all columns, or one each. */
+void count_above(const float *product, const float *bias, i64 rows, i64 columns, const float *floor, i64 per_column,
+                 i64 *count, i64 threads)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
     EACH(r, rows)
     {
-        const float *row = pre + r * columns;
+        const float *row = product + r * columns;
         i64 n = 0, c = 0;
         for (; c + 8 <= columns; c += 8)
-            n += __builtin_popcount(exceeding(row + c, per_column ? *(const v8 *)(floor + c) : all(*floor)));
-        for (; c < columns; c++) n += row[c] > floor[per_column ? c : 0];
+            n += __builtin_popcount(
+                exceeding(eight(row, bias, c), per_column ? *(const v8 *)(floor + c) : all(*floor)));
+        for (; c < columns; c++) n += (bias ? row[c] + bias[c] : row[c]) > floor[per_column ? c : 0];
         count[r] = n;
     }
 }
 
 /* What count_above counted, row r from place offsets[r] on. */
-void take_above(const float *pre, i64 rows, i64 columns, const float *floor, i64 per_column, const i64 *offsets,
-                i64 first_token, i64 *tokens, i64 *latents, float *values, i64 threads)
+void take_above(const float *product, const float *bias, i64 rows, i64 columns, const float *floor, i64 per_column,
+                const i64 *offsets, i64 first_token, i64 *tokens, i64 *latents, float *values, i64 threads)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
     EACH(r, rows)
     {
-        const float *row = pre + r * columns;
+        const float *row = product + r * columns;
         i64 e = offsets[r];
         for (i64 c = 0; c < columns; c += 8) {
+            float value[8];
             unsigned found = 0;
-            if (c + 8 <= columns) found = exceeding(row + c, per_column ? *(const v8 *)(floor + c) : all(*floor));
-            else for (i64 j = c; j < columns; j++) found |= (unsigned)(row[j] > floor[per_column ? j : 0]) << (j - c);
+            if (c + 8 <= columns) {
+                v8 pre = eight(row, bias, c);
+                memcpy(value, &pre, sizeof value);
+                found = exceeding(pre, per_column ? *(const v8 *)(floor + c) : all(*floor));
+            } else {
+                for (i64 j = c; j < columns; j++) {
+                    value[j - c] = bias ? row[j] + bias[j] : row[j];
+                    found |= (unsigned)(value[j - c] > floor[per_column ? j : 0]) << (j - c);
+                }
+            }
             for (; found; found &= found - 1, e++) {
-                i64 latent = c + __builtin_ctz(found);
+                i64 place = __builtin_ctz(found);
                 tokens[e] = first_token + r;
-                latents[e] = latent;
-                values[e] = row[latent];
+                latents[e] = c + place;
+                values[e] = value[place];
             }
         }
     }

@@ -77,11 +77,12 @@ class TopSlots:
         self.counts = _places(n_rows)
         self.scratch = torch.empty(torch.get_num_threads(), 2, 4 * k + 128, dtype=torch.int32, device="cpu")
 
-    def take(self, pre: Float[Tensor, "rows columns"]) -> None:
-        """Choose from the next rows. Equal values: the first column."""
-        rows = slice(self.n_taken, self.n_taken + len(pre))
+    def take(self, product: Float[Tensor, "rows columns"], bias: Float[Tensor, " columns"] | None = None) -> None:
+        """Choose from the next rows, to each of which the bias is added. Equal values: the first column."""
+        rows = slice(self.n_taken, self.n_taken + len(product))
         room, slots = self.scratch.shape[2], (self.latents[rows], self.values[rows], self.counts[rows])
-        _call("top_of_rows", pre.contiguous(), *pre.shape, self.k, self.scratch, room, *slots, len(self.scratch))
+        given = (product.contiguous(), None if bias is None else bias.contiguous())
+        _call("top_of_rows", *given, *product.shape, self.k, self.scratch, room, *slots, len(self.scratch))
         self.n_taken = rows.stop
 
     def entries(self) -> Entries:
@@ -92,14 +93,22 @@ class TopSlots:
         return found
 
 
-def above(pre: Float[Tensor, "rows columns"], floor: Float[Tensor, "*columns"], *, first_token: int) -> Entries:
-    """Every value above `floor`, one for all columns or one each."""
-    pre, floor, threads = pre.contiguous(), floor.contiguous(), torch.get_num_threads()
-    counts = _places(len(pre))
-    _call("count_above", pre, *pre.shape, floor, int(floor.dim() > 0), counts, threads)
-    found = _entries(len(pre), int(counts.sum()))
+def above(
+    product: Float[Tensor, "rows columns"],
+    floor: Float[Tensor, "*columns"],
+    *,
+    first_token: int,
+    bias: Float[Tensor, " columns"] | None = None,
+) -> Entries:
+    """Every product plus bias above `floor`, one for all columns or one each."""
+    n_rows, n_columns = product.shape
+    given = (product.contiguous(), None if bias is None else bias.contiguous(), n_rows, n_columns)
+    floor, threads = floor.contiguous(), torch.get_num_threads()
+    counts = _places(n_rows)
+    _call("count_above", *given, floor, int(floor.dim() > 0), counts, threads)
+    found = _entries(n_rows, int(counts.sum()))
     torch.cumsum(counts, 0, out=found.offsets[1:])
-    _call("take_above", pre, *pre.shape, floor, int(floor.dim() > 0), found.offsets, first_token, *found[1:], threads)
+    _call("take_above", *given, floor, int(floor.dim() > 0), found.offsets, first_token, *found[1:], threads)
     return found
 
 

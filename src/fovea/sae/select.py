@@ -5,7 +5,7 @@
 Every choice is exact. What dead latents would give (AuxK) is taken from the same chunks, so it costs no second product.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -71,9 +71,9 @@ def select_topk(
 ) -> Selection:
     """The k largest pre-activations of each token, where positive. Equal values: any, but always the same."""
     collected, tops = _DeadCollector(dead, x_centred, encoder), _tops(x_centred, encoder, k)
-    for pre in encoder.chunks(x_centred):
-        tops.take(pre)
-        collected.take(pre)
+    for product, bias in _with_bias(x_centred, encoder):
+        tops.take(product, bias)
+        collected.take(product, bias)
     return Selection(tops.code(), collected.result())
 
 
@@ -141,13 +141,21 @@ def top_of_rows(pre: Float[Tensor, "rows columns"], k: int) -> Rows:
     return Rows(*pre.topk(k, dim=1, sorted=False))
 
 
+def _with_bias(x_centred: Tensor, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Products with the bias that is still to be added, which kernels do; elsewhere pre-activations, and None."""
+    if native.usable(x_centred):
+        return ((product, encoder.b) for product in encoder.products(x_centred))
+    return ((pre, None) for pre in encoder.chunks(x_centred))
+
+
 class _Tops:
     """The k largest of each row of consecutive chunks, where positive."""
 
     def __init__(self, k: int, d_sae: int) -> None:
         self.k, self.d_sae, self.found = k, d_sae, list[Rows]()
 
-    def take(self, pre: Tensor) -> None:
+    def take(self, pre: Tensor, bias: None) -> None:
+        del bias
         self.found.append(top_of_rows(pre, self.k))
 
     def code(self) -> SparseCode:
@@ -160,8 +168,8 @@ class _NativeTops:
     def __init__(self, k: int, d_sae: int, n_tokens: int) -> None:
         self.slots, self.d_sae = native.TopSlots(n_tokens, k), d_sae
 
-    def take(self, pre: Tensor) -> None:
-        self.slots.take(pre)
+    def take(self, product: Tensor, bias: Tensor | None) -> None:
+        self.slots.take(product, bias)
 
     def code(self) -> SparseCode:
         return SparseCode(*self.slots.entries(), self.d_sae)
@@ -181,14 +189,16 @@ class _DeadCollector:
         n_largest = None if ask is None else ask.n_largest
         self.tops = None if n_largest is None else _tops(x_centred, encoder, n_largest)
 
-    def take(self, pre: Tensor) -> None:
+    def take(self, product: Tensor, bias: Tensor | None) -> None:
         if self.ask is None:
             return
-        part = pre.index_select(1, self.ask.latents)
+        part = product.index_select(1, self.ask.latents)
+        if bias is not None:
+            part += bias[self.ask.latents]
         if self.tops is None:
             self.matrices.append(part)
         else:
-            self.tops.take(part)
+            self.tops.take(part, None)
 
     def result(self) -> SparseCode | Tensor | None:
         if self.ask is None:
@@ -223,17 +233,18 @@ def _above(x_centred: Tensor, encoder: Encoder, floor: Tensor, collected: _DeadC
     """Every pre-activation above `floor`."""
     found: list[_Found] = []
     start = 0
-    for pre in encoder.chunks(x_centred):
-        found.append(_above_in(pre, floor, start))
-        start += len(pre)
+    for product, bias in _with_bias(x_centred, encoder):
+        found.append(_above_in(product, bias, floor, start))
+        start += len(product)
         if collected is not None:
-            collected.take(pre)
+            collected.take(product, bias)
     return _Found(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _above_in(pre: Tensor, floor: Tensor, first_token: int) -> _Found:
+def _above_in(pre: Tensor, bias: Tensor | None, floor: Tensor, first_token: int) -> _Found:
     if native.usable(pre):
-        return _Found(*native.above(pre, floor, first_token=first_token)[1:])
+        return _Found(*native.above(pre, floor, first_token=first_token, bias=bias)[1:])
+    assert bias is None, "added already"
     flat = true_positions(pre > floor)
     rows = flat // pre.shape[1]
     return _Found(rows + first_token, flat - rows * pre.shape[1], pre.flatten()[flat])
