@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -42,13 +43,7 @@ class PlainTokenizer:
                 f"tokenizer {type(tokenizer).__name__} has no fast form; save one with the `tokenizers` library "
                 "(tokenizer.json beside the model) and load that folder"
             )
-        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
-        self.fingerprint = hashlib.sha256(
-            json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True).encode()
-        ).hexdigest()
+        self._tokenizer, self.fingerprint = _plain(tokenizer.backend_tokenizer.to_str())
 
     def encode(self, pieces: Sequence[str]) -> list[list[int]]:
         """The ids of each piece."""
@@ -58,6 +53,17 @@ class PlainTokenizer:
         """The tokens of one piece with the characters at which they start."""
         encoding = self._tokenizer.encode(piece, add_special_tokens=False)
         return [Token(id, start) for id, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+
+@lru_cache(maxsize=1)
+def _plain(text: str) -> tuple[Tokenizer, str]:
+    """The copy and its fingerprint; kept, because every corpus of a run asks for the same, which takes half a second."""
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    settings = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True)
+    return tokenizer, hashlib.sha256(settings.encode()).hexdigest()
 
 
 def pieces_of(text: str, *, size: int = PIECE_CHARACTERS) -> Iterator[str]:

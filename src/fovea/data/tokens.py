@@ -153,14 +153,12 @@ def build_tokens(
     *,
     folder: Path,
     packing: PackingConfig,
-    tokenizer: PlainTokenizer | None = None,
     cleaner: Cleaner | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TokenisedCorpus:
     """Tokenise a corpus into `folder`, or open it if it is there already.
 
     Args:
-        tokenizer: That of the lm, if it is at hand: making it takes as long as half a million characters.
         on_progress: Called with the documents read and the tokens written so far.
 
     Raises:
@@ -169,7 +167,7 @@ def build_tokens(
         OSError: the disk is full; no folder is left.
     """
     reader = CorpusReader(config.reference, text_field=config.text_field)
-    tokenizer = tokenizer or PlainTokenizer(lm.tokenizer)
+    tokenizer = PlainTokenizer(lm.tokenizer)
     settings = _settings(config, packing, lm, tokenizer) | {"cleaning": cleaner.key if cleaner else None}
     content = reader.content()
     settings["content"] = hashlib.sha256("\n".join(content).encode()).hexdigest()

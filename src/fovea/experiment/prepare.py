@@ -4,7 +4,6 @@ references --> lm, g --(do they fit?)--> tokens of D and of general text --> fil
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from fovea.data.clean import Cleaner, LMScorer
 from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
-from fovea.data.tokenizer import PlainTokenizer
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
 from fovea.errors import DamagedError
 from fovea.experiment.calibration import (
@@ -115,24 +113,17 @@ def names_another_lm(sae: LoadedSAE, lm_name: str) -> bool:
 def tokenise(config: ExperimentConfig, run: RunFolder, subject: Subject) -> dict[str, TokenisedCorpus]:
     """The corpora by name: "general" (if any) and each domain; made on the first call, opened on later ones."""
     corpora: dict[str, TokenisedCorpus] = {}
-    made = partial(_tokens, config, run, subject, PlainTokenizer(subject.lm.tokenizer))
     if config.general is not None:
-        corpora["general"] = made(source=config.general, name="general")
+        corpora["general"] = _tokens(config, run, subject, source=config.general, name="general")
     for domain in config.domain:
-        corpora[domain.name] = made(source=domain, name=domain.name)
+        corpora[domain.name] = _tokens(config, run, subject, source=domain, name=domain.name)
         if "general" in corpora:
             check_distinct(corpora[domain.name], corpora["general"])
     return corpora
 
 
 def _tokens(
-    config: ExperimentConfig,
-    run: RunFolder,
-    subject: Subject,
-    tokenizer: PlainTokenizer,
-    *,
-    source: DomainConfig | GeneralConfig,
-    name: str,
+    config: ExperimentConfig, run: RunFolder, subject: Subject, *, source: DomainConfig | GeneralConfig, name: str
 ) -> TokenisedCorpus:
     corpus = CorpusConfig(
         reference=source.corpus,
@@ -160,13 +151,7 @@ def _tokens(
             done = n_tokens
 
         return build_tokens(
-            corpus,
-            subject.lm,
-            folder=run.corpora / name,
-            packing=packing,
-            tokenizer=tokenizer,
-            cleaner=cleaner,
-            on_progress=on_progress,
+            corpus, subject.lm, folder=run.corpora / name, packing=packing, cleaner=cleaner, on_progress=on_progress
         )
 
 

@@ -154,8 +154,8 @@ class _Tops:
     def __init__(self, k: int, d_sae: int) -> None:
         self.k, self.d_sae, self.found = k, d_sae, list[Rows]()
 
-    def take(self, pre: Tensor, bias: None) -> None:
-        del bias
+    def take(self, pre: Tensor, bias: Tensor | None) -> None:
+        assert bias is None, "added already"
         self.found.append(top_of_rows(pre, self.k))
 
     def code(self) -> SparseCode:
