@@ -91,7 +91,8 @@ def test_the_rows_do_not_depend_on_the_sizes_in_which_they_are_asked_for(lengths
 @given(lengths=LENGTHS, size=st.integers(2, 40), batch=st.integers(1, 9), n_batches=st.integers(1, 30))
 def test_no_more_rows_are_read_than_are_wanted(lengths, size, batch, n_batches):
     source, n_wanted, total = Numbered(lengths), batch * n_batches, sum(lengths)
-    buffer = MixingBuffer(source, rows=size, seed=1, n_wanted=n_wanted)
+    buffer = MixingBuffer(source, rows=size, seed=1)
+    buffer.n_wanted = n_wanted
     given_out = [row for _ in range(n_batches) for row in _numbers(buffer, batch)]
     assert len(given_out) == n_wanted
     n_epochs = -(-n_wanted // total)
@@ -106,9 +107,8 @@ def test_no_more_rows_are_read_than_are_wanted(lengths, size, batch, n_batches):
 
 def test_chunks_that_would_not_be_given_out_are_not_made_and_the_rows_before_the_last_ones_are_the_same():
     sources = [Numbered([25] * 8), Numbered([25] * 8)]
-    known, unknown = (
-        MixingBuffer(source, rows=64, seed=0, n_wanted=n) for source, n in zip(sources, (125, None), strict=True)
-    )
+    known, unknown = (MixingBuffer(source, rows=64, seed=0) for source in sources)
+    known.n_wanted = 125
     assert _numbers(known, 64) == _numbers(unknown, 64)
     assert len(_numbers(known, 61)) == len(_numbers(unknown, 61))
     assert [source.n_chunks_made for source in sources] == [5, 7]

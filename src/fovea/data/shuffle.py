@@ -71,7 +71,6 @@ class MixingBuffer:
 
     Args:
         rows: Size of the buffer; a corpus with fewer rows is mixed as a whole.
-        n_wanted: Rows that will be asked for in all; none beyond is read. None if that is not known.
         max_epochs: End after so many; None for no end.
         device: Where the buffer lies.
         n_ahead: Chunks made in the background before they are read; changes no row.
@@ -88,7 +87,6 @@ class MixingBuffer:
         *,
         rows: int,
         seed: int,
-        n_wanted: int | None = None,
         max_epochs: int | None = None,
         device: str | torch.device = "cpu",
         n_ahead: int = 0,
@@ -97,7 +95,9 @@ class MixingBuffer:
             raise ConfigError(f"buffer rows = {rows}, but mixing needs at least 2; 65536 is usual")
         if chunks.n_chunks < 1:
             raise CorpusError("there is no chunk of activations to read; give a corpus of at least one context")
-        self.rows, self.seed, self.n_wanted, self.max_epochs, self._chunks = rows, seed, n_wanted, max_epochs, chunks
+        self.rows, self.seed, self.max_epochs, self._chunks = rows, seed, max_epochs, chunks
+        self.n_wanted: int | None = None
+        "Rows that will be asked for in all, where that is known: none beyond is read."
         self._x = torch.empty(rows, chunks.d_in, dtype=chunks.dtype, device=device)
         self._documents = torch.empty(rows, dtype=torch.long)
         self._positions = torch.empty(rows, dtype=torch.long)

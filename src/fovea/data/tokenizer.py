@@ -57,7 +57,7 @@ class PlainTokenizer:
 
 @lru_cache(maxsize=1)
 def _plain(text: str) -> tuple[Tokenizer, str]:
-    """The copy and its fingerprint; kept, because every corpus of a run asks for the same, which takes half a second."""
+    """The copy and its fingerprint; kept, because every corpus of a run asks for the same."""
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()

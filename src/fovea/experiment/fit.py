@@ -270,10 +270,9 @@ def _stream(
     rows, n_ahead = config.train.buffer_rows // n_shards, read_ahead(config, subject)
 
     def buffer(chunks: ActivationChunks, seed: int) -> MixingBuffer:
-        n_wanted = config.n_steps * (size // n_shards)
-        return MixingBuffer(
-            chunks, rows=rows, seed=config.seed + seed, n_wanted=n_wanted, device=subject.device, n_ahead=n_ahead
-        )
+        made = MixingBuffer(chunks, rows=rows, seed=config.seed + seed, device=subject.device, n_ahead=n_ahead)
+        made.n_wanted = config.n_steps * (size // n_shards)
+        return made
 
     streams = {
         shard: Stream(
