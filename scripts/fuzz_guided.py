@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import atheris  # noqa: E402
 import torch  # noqa: E402, F401  (before fovea is instrumented, so that torch is not)
-from scripts.fuzzing.saes import GOLDEN  # noqa: E402
 
 with atheris.instrument_imports(include=["fovea"]):
     from fovea.config import load_toml
@@ -33,6 +32,7 @@ with atheris.instrument_imports(include=["fovea"]):
     from fovea.sae.formats.pickled import read_pickled
     from fovea.sae.formats.tensors import read_npz, read_safetensors
 
+GOLDEN = ROOT / "tests" / "golden" / "formats"
 Parser = Callable[[Path], object]
 PARSERS: dict[str, tuple[str, Parser]] = {
     "safetensors": (".safetensors", read_safetensors),
