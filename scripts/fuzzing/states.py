@@ -1,5 +1,6 @@
 """What a run keeps to go on from: a checkpoint, tokens, activations, calibration, sums and counts."""
 
+import contextlib
 from functools import cache
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def read_kept(folder: Path, seed: str) -> None:  # noqa: ARG001
         lambda: read_batch_size(run.calibration / "batch.json"),
         lambda: read_calibration(run, "words"),
         lambda: cached_sums(run.evaluation / "sums.safetensors", lambda: sums, key="k"),
-        lambda: load_counts(run.evaluation / "counts.safetensors"),
+        lambda: _counts(run.evaluation / "counts.safetensors"),
     )
     refused: FoveaError | None = None
     for read in readers:
@@ -86,6 +87,12 @@ def read_kept(folder: Path, seed: str) -> None:  # noqa: ARG001
             refused = error
     if refused is not None:
         raise refused
+
+
+def _counts(path: Path) -> None:
+    """Firing counts; those that are not there are counted again."""
+    with contextlib.suppress(FileNotFoundError):
+        load_counts(path)
 
 
 def without_checksums(files: Files, changed: Changed) -> Changed:  # noqa: ARG001
