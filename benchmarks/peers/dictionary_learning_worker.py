@@ -14,7 +14,7 @@ STEPS = 1_000_000
 
 def prepare(task: dict[str, Any]) -> tuple[Any, Any]:
     """`n` trainers, one after the other on each batch, as in trainSAE."""
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     trainers = [_trainer(task, rows.d_in) for _ in range(task.get("n", 1))]
     for trainer in trainers:
         if "gate_l0" in task:
@@ -36,7 +36,7 @@ def prepare(task: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _trainer(task: dict[str, Any], d_in: int) -> Any:
-    sizes = {"steps": STEPS, "activation_dim": d_in, "dict_size": task["d_sae"], "device": "cpu"}
+    sizes = {"steps": STEPS, "activation_dim": d_in, "dict_size": task["d_sae"], "device": task.get("device", "cpu")}
     sizes |= {"layer": 14, "lm_name": "lm"}
     match task["arch"]:
         case "topk":

@@ -7,8 +7,8 @@ from safetensors import safe_open
 class Rows:
     """x [rows d_in], scaled to unit variance, in batches; after the last whole batch, the first again."""
 
-    def __init__(self, path: str, batch_size: int) -> None:
-        with safe_open(path, framework="pt") as file:
+    def __init__(self, path: str, batch_size: int, device: str = "cpu") -> None:
+        with safe_open(path, framework="pt", device=device) as file:
             self.x: torch.Tensor = file.get_tensor("x")
         self.batch_size, self._next = batch_size, 0
 

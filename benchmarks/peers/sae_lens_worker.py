@@ -20,17 +20,18 @@ from sae_lens.training.sae_trainer import SAETrainer
 ENDLESS = 10**9
 
 
-def sae_config(arch: str, d_in: int, d_sae: int, k: int) -> Any:
+def sae_config(arch: str, d_in: int, d_sae: int, k: int, device: str = "cpu") -> Any:
     """Its settings for an architecture, all defaults but the sizes."""
+    sizes: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "device": device}
     match arch:
         case "topk":
-            return TopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k)
+            return TopKTrainingSAEConfig(k=k, **sizes)
         case "batch_topk":
-            return BatchTopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k)
+            return BatchTopKTrainingSAEConfig(k=k, **sizes)
         case "jumprelu":
-            return JumpReLUTrainingSAEConfig(d_in=d_in, d_sae=d_sae)
+            return JumpReLUTrainingSAEConfig(**sizes)
         case "gated":
-            return GatedTrainingSAEConfig(d_in=d_in, d_sae=d_sae)
+            return GatedTrainingSAEConfig(**sizes)
     raise ValueError(arch)
 
 
@@ -53,14 +54,16 @@ def prepare(task: dict[str, Any]) -> tuple[Any, Any]:
 
 def step(task: dict[str, Any]) -> tuple[Any, Any]:
     """The body of SAETrainer.fit; for n > 1 that of MultiSAETrainer.fit, which steps one trainer after the other."""
-    rows = Rows(task["data"], task["batch_size"])
+    device = task.get("device", "cpu")
+    rows = Rows(task["data"], task["batch_size"], device)
     cfg = SAETrainerConfig(
         total_training_samples=ENDLESS,
         train_batch_size_samples=task["batch_size"],
         lr_end=3e-5,
+        device=device,
         autocast=task.get("dtype") == "bfloat16",
     )
-    made = sae_config(task["arch"], rows.d_in, task["d_sae"], task["k"])
+    made = sae_config(task["arch"], rows.d_in, task["d_sae"], task["k"], device)
     trainers = [SAETrainer(cfg, CLASSES[task["arch"]](made), iter(())) for _ in range(task.get("n", 1))]
     for trainer in trainers:
         if "gate_l0" in task:

@@ -18,12 +18,12 @@ from transformers import get_linear_schedule_with_warmup
 def prepare(task: dict[str, Any]) -> tuple[Any, Any]:
     """Steps of `n` sparse coders with one optimiser, as Trainer.fit has it."""
     torch.set_float32_matmul_precision("high")
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     config = TrainConfig(sae=SparseCoderConfig(num_latents=task["d_sae"], k=task["k"]), optimizer=task["optimizer"])
-    coders = [SparseCoder(rows.d_in, config.sae, "cpu", dtype=torch.float32) for _ in range(task.get("n", 1))]
+    coders = [SparseCoder(rows.d_in, config.sae, rows.x.device, dtype=torch.float32) for _ in range(task.get("n", 1))]
     optimiser, schedule = _optimiser(config, coders)
-    since = [torch.zeros(task["d_sae"], dtype=torch.long) for _ in coders]
-    fired = [torch.zeros(task["d_sae"], dtype=torch.bool) for _ in coders]
+    since = [torch.zeros(task["d_sae"], dtype=torch.long, device=rows.x.device) for _ in coders]
+    fired = [torch.zeros(task["d_sae"], dtype=torch.bool, device=rows.x.device) for _ in coders]
     is_first = True
 
     def unit() -> int:

@@ -1,5 +1,7 @@
 """What the benchmarks run on and how long: every default once."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from fovea.config import Config
@@ -8,6 +10,8 @@ from fovea.config import Config
 class StepConfig(Config):
     """Training steps on activations that lie in memory."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    "Where rows and SAEs lie."
     d_sae: tuple[PositiveInt, ...] = (1152, 9216)
     d_sae_archs: tuple[PositiveInt, ...] = (1152,)
     "Widths at which the other architectures are compared."

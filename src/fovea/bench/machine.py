@@ -27,6 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": [round(value, 2) for value in os.getloadavg()],
         "bf16": has_bf16(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": versions(_PACKAGES),
     }
 
@@ -42,8 +43,10 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def has_bf16() -> bool:
-    """True where the processor multiplies in bfloat16; others emulate it, slowly."""
+def has_bf16(device: str = "cpu") -> bool:
+    """True where the device multiplies in bfloat16; other processors emulate it, slowly."""
+    if device != "cpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
 
 

@@ -107,10 +107,10 @@ def text_file(reference: str) -> Path:
 
 
 class Rows:
-    """The rows of a file of activations, mapped, in batches over and over; every tool sees the same order."""
+    """The rows of a file of activations, mapped or on a GPU, in batches over and over, in one order for every tool."""
 
-    def __init__(self, path: str, batch_size: int) -> None:
-        with safe_open(path, framework="pt") as file:
+    def __init__(self, path: str, batch_size: int, device: str = "cpu") -> None:
+        with safe_open(path, framework="pt", device=device) as file:
             self.x: Tensor = file.get_tensor("x")
             self.mean: Tensor = file.get_tensor("mean")
             self.scale = float(file.get_tensor("scale"))

@@ -54,15 +54,24 @@ class Serving:
 def timed(unit: Unit, seconds: float) -> dict[str, Any]:
     """Units until `seconds` of wall clock have passed, at least one."""
     tokens = units = 0
+    wait_for_gpu()
     began, began_cpu = time.perf_counter(), time.process_time()
     while True:
         tokens += unit()
         units += 1
-        took = time.perf_counter() - began
-        if took >= seconds:
+        if time.perf_counter() - began >= seconds:
             break
+    wait_for_gpu()
+    took = time.perf_counter() - began
     cpu = time.process_time() - began_cpu
     return {"seconds": took, "cpu_seconds": cpu, "tokens": tokens, "units": units, "peak_rss": peak_rss()}
+
+
+def wait_for_gpu() -> None:
+    """Until a GPU that this process uses has done all that it was given."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def forget_peak() -> None:

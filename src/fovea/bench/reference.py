@@ -25,7 +25,7 @@ class DenseTopK:
         self.k, self.n_steps, self._settings = k, n_steps, optimiser
         self.parameters = [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
         self._adam = torch.optim.Adam(self.parameters, lr=optimiser.lr.peak, betas=(0.9, 0.999))
-        self.tokens_since_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.tokens_since_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=self.W_enc.device)
         self._step = 0
 
     def pre(self, x: Tensor) -> Tensor:

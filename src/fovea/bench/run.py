@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 
 from fovea.atomic import write_json
@@ -69,12 +70,15 @@ def run_benchmarks(
     """Run `names` (all with peers, the short ones without), show each, and write what is done so far to `out`.
 
     Raises:
-        ConfigError: a name or setting is unknown, or the folder of peers holds none.
+        ConfigError: a name or setting is unknown, step.device has no GPU, or the folder of peers holds none.
     """
     table: dict[str, Any] = {}
     for setting in settings:
         override(table, setting)
     config = parse(BenchConfig, table, where="fovea bench")
+    device = config.step.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError('step.device = "cuda", but torch sees no GPU here; leave it out, or install a torch for CUDA')
     found = {} if peers is None else read_peers(peers)
     chosen = list(names) or list(BENCHMARKS if found else ANYWHERE)
     for name in chosen:
@@ -84,7 +88,7 @@ def run_benchmarks(
     result: dict[str, Any] = {
         "command": _command(chosen, settings, with_peers=bool(found)),
         "machine": describe_machine(),
-        "bf16": "measured" if has_bf16() else EMULATED,
+        "bf16": "measured" if has_bf16(device) else EMULATED,
         "peers": {name: dict(peer.versions) for name, peer in found.items()},
         "config": config.model_dump(mode="json"),
         "benchmarks": {},

@@ -22,7 +22,8 @@ from fovea.sae.topk import TopKConfig
 from fovea.train.job import Job, JobSpec, OptimiserConfig
 
 _L1 = 4.0
-_MATMUL = 2048
+MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}
+"Of the square products that are the peak of a device."
 SAMPLE_ROWS = 256
 _ENDLESS = 1_000_000
 "Steps of a timed job: its learning rate never decays within it."
@@ -46,8 +47,8 @@ def architecture(kind: str, *, d_sae: int, k: int, compute_dtype: ComputeDtype =
 def make_job(task: dict[str, Any], mean: Tensor, *, seed: int = 0, n_steps: int = _ENDLESS) -> Job:
     """A direct job on rows that are scaled already."""
     made = architecture(task["arch"], d_sae=task["d_sae"], k=task["k"], compute_dtype=task.get("dtype", "float32"))
-    setting = Setting(len(mean), None, mean, 1.0, torch.Generator().manual_seed(seed))
-    sae = Direct().start(made, setting)
+    setting = Setting(len(mean), None, mean.cpu(), 1.0, torch.Generator().manual_seed(seed))
+    sae = Direct().start(made, setting).to(task.get("device", "cpu"))
     spec = JobSpec(
         name=f"{made.kind}-{seed}",
         domain="bench",
@@ -71,7 +72,7 @@ def batch_of(x: Tensor) -> Batch:
 
 def step(task: dict[str, Any]) -> tuple[Unit, Results]:
     """`n` jobs, each stepping on every batch, through the public Job.step; `dead_share` of the latents held dead."""
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     jobs = [make_job(task, rows.mean, seed=seed) for seed in range(task.get("n", 1))]
     if "gate_l0" in task:
         for job in jobs:
@@ -105,7 +106,7 @@ def _n_dead(task: dict[str, Any]) -> int:
 
 def dense_step(task: dict[str, Any]) -> tuple[Unit, Results]:
     """The dense TopK reference."""
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     settings = OptimiserConfig()
     trained = DenseTopK(make_job(task, rows.mean).sae, k=task["k"], optimiser=settings, n_steps=_ENDLESS)
     n_dead = _n_dead(task)
@@ -121,10 +122,11 @@ def dense_step(task: dict[str, Any]) -> tuple[Unit, Results]:
 
 def encoder_product(task: dict[str, Any]) -> tuple[Unit, Results]:
     """x W + b alone: what no step with a dense encoder can be faster than."""
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     dtype = torch.bfloat16 if task.get("dtype") == "bfloat16" else torch.float32
-    W, b = torch.randn(rows.d_in, task["d_sae"], dtype=dtype), torch.zeros(task["d_sae"], dtype=dtype)
-    pre = torch.empty(task["batch_size"], task["d_sae"], dtype=dtype)
+    with torch.device(task.get("device", "cpu")):
+        W, b = torch.randn(rows.d_in, task["d_sae"], dtype=dtype), torch.zeros(task["d_sae"], dtype=dtype)
+        pre = torch.empty(task["batch_size"], task["d_sae"], dtype=dtype)
 
     def unit() -> int:
         x = rows.batch()
@@ -136,10 +138,11 @@ def encoder_product(task: dict[str, Any]) -> tuple[Unit, Results]:
 
 def matmul(task: dict[str, Any]) -> tuple[Unit, Results]:
     """Products of square matrices, one "token" each: the peak that fractions are of."""
-    size = task.get("size", _MATMUL)
+    device = task.get("device", "cpu")
+    size = task.get("size", MATMUL_SIZES[device])
     dtype = torch.bfloat16 if task.get("dtype") == "bfloat16" else torch.float32
-    a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-    product = torch.empty(size, size, dtype=dtype)
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    product = torch.empty(size, size, dtype=dtype, device=device)
 
     def unit() -> int:
         torch.mm(a, b, out=product)
@@ -148,14 +151,14 @@ def matmul(task: dict[str, Any]) -> tuple[Unit, Results]:
     return unit, dict
 
 
-def matmul_flops(size: int = _MATMUL) -> float:
+def matmul_flops(size: int = MATMUL_SIZES["cpu"]) -> float:
     """FLOPs of one product."""
     return 2.0 * size**3
 
 
 def quality(task: dict[str, Any]) -> tuple[Unit, Results]:
     """Train to the end on all rows but the last `n_heldout`, then measure FVU and L0 on those."""
-    rows = Rows(task["data"], task["batch_size"])
+    rows = Rows(task["data"], task["batch_size"], task.get("device", "cpu"))
     heldout = rows.x[-task["n_heldout"] :]
     rows.x = rows.x[: -task["n_heldout"]]
     n_steps = task["n_steps"]

@@ -10,7 +10,7 @@ from fovea.bench.config import BenchConfig
 from fovea.bench.driver import OURS, Peer, Schedule, Variant
 from fovea.bench.machine import has_bf16
 from fovea.bench.material import activations, width_of
-from fovea.bench.steps import matmul_flops
+from fovea.bench.steps import MATMUL_SIZES, matmul_flops
 
 PEAK = "matmul peak fp32"
 PEAK_BF16 = "matmul peak bf16"
@@ -46,11 +46,13 @@ class Plan(NamedTuple):
     peers: Mapping[str, Peer]
 
 
-def peak_variants() -> list[Variant]:
+def peak_variants(device: str = "cpu") -> list[Variant]:
     """The products whose speed fractions are of."""
-    found = [Variant(PEAK, OURS, {"kind": "matmul", "dtype": "float32"}, matmul_flops())]
-    if has_bf16():
-        found.append(Variant(PEAK_BF16, OURS, {"kind": "matmul", "dtype": "bfloat16"}, matmul_flops()))
+    task: dict[str, Any] = {"kind": "matmul", "device": device, "size": MATMUL_SIZES[device]}
+    flops = matmul_flops(task["size"])
+    found = [Variant(PEAK, OURS, {**task, "dtype": "float32"}, flops)]
+    if has_bf16(device):
+        found.append(Variant(PEAK_BF16, OURS, {**task, "dtype": "bfloat16"}, flops))
     return found
 
 
@@ -98,7 +100,7 @@ def many_groups(plan: Plan) -> list[Group]:
         group = _step_group(plan, "topk", d_sae=d_sae, allocator="tuned", more={"n": n})
         flops = {v.name: v.flops_per_token for v in group.variants}
         kept = [v._replace(flops_per_token=(flops[v.name] or 0) * n or None) for v in group.variants]
-        limits = {ENCODER, *(v.name for v in peak_variants())}
+        limits = {ENCODER, *(v.name for v in peak_variants(plan.config.step.device))}
         kept = [v if v.name not in limits else v._replace(flops_per_token=flops[v.name]) for v in kept]
         groups.append(group._replace(title=f"{n} topk SAEs at once, d_sae {d_sae:,}", variants=kept))
     return groups
@@ -115,6 +117,7 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapp
         "k": step.k,
         "batch_size": step.batch_size,
         "data": str(path),
+        "device": step.device,
     }
     task |= more
     is_one = "n" not in more
@@ -122,7 +125,8 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapp
     dense = 12.0 * d_in * d_sae
     "Six products of 2 d_in d_sae: encode, decode, both weight gradients, d latents, d x."
     variants = [Variant(OURS, OURS, task, dense)]
-    if has_bf16():
+    bf16 = has_bf16(step.device)
+    if bf16:
         variants.append(Variant(f"{OURS} bf16", OURS, task | {"dtype": "bfloat16"}, dense))
     for name in plan.peers:
         if arch in _KINDS_OF.get(name, ()):
@@ -132,7 +136,7 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapp
     if is_one:
         product = {**task, "kind": "encoder"}
         variants.append(Variant(ENCODER, OURS, product, 2.0 * d_in * d_sae))
-        if has_bf16():
+        if bf16:
             product = product | {"dtype": "bfloat16"}
             variants.append(Variant(ENCODER_BF16, OURS, product, 2.0 * d_in * d_sae))
     about = {"arch": arch, "d_sae": d_sae, "k": step.k, "batch_size": step.batch_size, "allocator": allocator, "n": 1}
@@ -140,8 +144,8 @@ def _step_group(plan: Plan, arch: str, *, d_sae: int, allocator: str, more: Mapp
     dead = ", half of the latents dead" if "dead_share" in more else ""
     gates = f", {more['gate_l0']} gates open" if "gate_l0" in more else ""
     title = f"one {arch} step, d_sae {d_sae:,}{dead}{gates}, {allocator} allocator"
-    variants += peak_variants()
-    limit = (ENCODER_BF16 if has_bf16() else ENCODER) if is_one else None
+    variants += peak_variants(step.device)
+    limit = (ENCODER_BF16 if bf16 else ENCODER) if is_one else None
     return Group(title, about, variants, schedule_of(plan, allocator), peak=PEAK, limit=limit)
 
 
@@ -150,7 +154,7 @@ def _peer_variants(name: str, task: Mapping[str, Any], flops: float) -> list[Var
         both = (("signum", "sparsify signum (its default)"), ("adam", "sparsify Adam"))
         return [Variant(label, name, {**task, "optimizer": optimizer}, flops) for optimizer, label in both]
     found = [Variant(name, name, task, flops)]
-    if name == "sae-lens" and has_bf16():
+    if name == "sae-lens" and has_bf16(task["device"]):
         found.append(Variant("sae-lens autocast", name, {**task, "dtype": "bfloat16"}, flops))
     return found
 
