@@ -30,7 +30,7 @@ MAX_CONFIG_FIELDS = 12
 MAX_DEPENDENCIES = 12
 
 EXEMPT: dict[str, str] = {
-    f"fovea.sae.triton_source:{name}": "a kernel takes its pointers and sizes one by one"
+    f"fovea.triton_source:{name}": "a kernel takes its pointers and sizes one by one"
     for name in ("gather_kernel", "sampled_kernel")
 }
 "Functions that may break a size rule, each with its reason; an entry that is no longer needed fails a test."

@@ -44,7 +44,7 @@ def test_tests_can_reach_this_machine() -> None:
 
 @pytest.mark.slow
 def test_importing_every_module_reaches_for_nothing() -> None:
-    needing_extras = {"fovea.sae.triton_source", "fovea.saelens"}
+    needing_extras = {"fovea.triton_source", "fovea.saelens"}
     modules = sorted(trees().keys() - {"fovea.__main__"} - needing_extras)
     told = guarded(f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\nprint('imported')")
     assert told.split() == ["imported"]

@@ -54,6 +54,21 @@ def test_kernels_give_what_float64_gives(d_in: int, d_sae: int):
     assert torch.equal(decoded, again)
 
 
+@pytest.mark.parametrize(("width", "k"), [(33, 4), (1152, 32), (9216, 32), (40_000, 64)])
+def test_the_largest_are_those_that_a_sort_finds(width: int, k: int):
+    source = torch.Generator("cuda").manual_seed(width)
+    pre = torch.randn(500, width, device="cuda", generator=source)
+    pre[0], pre[1] = -1.0, pre[2].abs()
+    tops, wanted = kernels.topk(pre, k), pre.topk(k, dim=1)
+    values = torch.zeros_like(wanted.values)
+    for row, count in enumerate(tops.counts.tolist()):
+        assert torch.equal(pre[row, tops.latents[row, :count]], tops.values[row, :count])
+        values[row, :count] = tops.values[row, :count].sort(descending=True).values
+    assert torch.equal(values, wanted.values.relu())
+    tied = torch.ones(3, width, device="cuda")
+    assert torch.equal(kernels.topk(tied, k).latents, torch.arange(k, device="cuda").expand(3, k))
+
+
 def trained(job: Job, *, device: str, n_steps: int = 12) -> list[float]:
     """Losses of steps on the same rows."""
     source, losses = torch.Generator().manual_seed(5), list[float]()

@@ -29,6 +29,10 @@ WIDEST_CHUNK = 1 << 24
 "Pre-activations held at once at most (64 MB)."
 
 
+WIDEST_ON_GPU = 1 << 26
+"Pre-activations held at once on a GPU (256 MB): it waits for its work to be launched more than for memory."
+
+
 class Encoder(NamedTuple):
     """A frozen view of an encoder: no gradient flows through it."""
 
@@ -46,7 +50,8 @@ class Encoder(NamedTuple):
         Without b: a product that begins with it first writes a copy of b a row, as large as itself.
         """
         d_sae = self.W.shape[1]
-        rows = min(len(x_centred), max(64, CHUNK_ELEMENTS // d_sae, min(CHUNK_ROWS, WIDEST_CHUNK // d_sae)))
+        rows = max(64, CHUNK_ELEMENTS // d_sae, min(CHUNK_ROWS, WIDEST_CHUNK // d_sae))
+        rows = min(len(x_centred), max(64, WIDEST_ON_GPU // d_sae) if x_centred.is_cuda else rows)
         held = x_centred.new_empty(rows, d_sae)
         W = self.W if self.compute_dtype == "float32" else self.W.bfloat16()
         for part in x_centred.split(max(rows, 1)):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fovea.sae import native
+from fovea.sae import kernels, native
 from fovea.sae.encoder import Encoder
 from fovea.sae.sparse import SparseCode, code_of, true_positions
 
@@ -143,7 +143,7 @@ def top_of_rows(pre: Float[Tensor, "rows columns"], k: int) -> Rows:
 
 def _with_bias(x_centred: Tensor, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Products with the bias that is still to be added, which kernels do; elsewhere pre-activations, and None."""
-    if native.usable(x_centred):
+    if native.usable(x_centred) and not kernels.usable(x_centred):
         return ((product, encoder.b) for product in encoder.products(x_centred))
     return ((pre, None) for pre in encoder.chunks(x_centred))
 
@@ -175,8 +175,30 @@ class _NativeTops:
         return SparseCode(*self.slots.entries(), self.d_sae)
 
 
-def _tops(x_centred: Tensor, encoder: Encoder, k: int) -> _Tops | _NativeTops:
+class _GPUTops:
+    """`_Tops` by a kernel of a GPU, which is waited for once."""
+
+    def __init__(self, k: int, d_sae: int) -> None:
+        self.k, self.d_sae, self.found = k, d_sae, list[kernels.Tops]()
+
+    def take(self, pre: Tensor, bias: Tensor | None) -> None:
+        assert bias is None, "added already"
+        self.found.append(kernels.topk(pre, self.k))
+
+    def code(self) -> SparseCode:
+        values, latents, counts = (torch.cat(parts) for parts in zip(*self.found, strict=True))
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        n_entries = int(offsets[-1])
+        tokens = torch.arange(len(counts), device=counts.device)
+        tokens = tokens.repeat_interleave(counts, output_size=n_entries)
+        places = torch.arange(n_entries, device=counts.device) + (tokens * self.k - offsets[tokens])
+        return SparseCode(offsets, tokens, latents.flatten()[places], values.flatten()[places], self.d_sae)
+
+
+def _tops(x_centred: Tensor, encoder: Encoder, k: int) -> _Tops | _NativeTops | _GPUTops:
     d_sae = encoder.W.shape[1]
+    if kernels.usable(x_centred) and d_sae <= kernels.WIDEST_TOPK:
+        return _GPUTops(k, d_sae)
     return _NativeTops(k, d_sae, len(x_centred)) if native.usable(x_centred) else _Tops(k, d_sae)
 
 

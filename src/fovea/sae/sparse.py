@@ -62,8 +62,7 @@ def code_of(
     d_sae: int,
 ) -> SparseCode:
     """Entries that are ordered by token, as a code."""
-    offsets = _offsets(torch.bincount(tokens, minlength=n_tokens))
-    return SparseCode(offsets, tokens, latents, values, d_sae)
+    return SparseCode(_starts(tokens, n_tokens), tokens, latents, values, d_sae)
 
 
 def sparse_code(latents: Float[Tensor, "tokens d_sae"]) -> SparseCode:
@@ -89,7 +88,7 @@ def join(code: SparseCode, other: SparseCode) -> SparseCode:
 def true_positions(mask: Bool[Tensor, "rows columns"]) -> Int[Tensor, " found"]:
     """Flat positions of True, ascending. Where few are, eight are passed over at a time."""
     flat = mask.flatten()
-    if flat.numel() % 8:
+    if flat.numel() % 8 or flat.is_cuda:  # there each search waits for the device
         return flat.nonzero().squeeze(1)
     words = flat.view(torch.int64).nonzero().squeeze(1)
     within = flat.view(len(flat) // 8, 8).index_select(0, words).flatten().nonzero().squeeze(1)
@@ -122,8 +121,8 @@ class ByLatent:
         code = self.code
         if native.usable(code.values):
             return native.by_latent(code.latents, code.tokens, d_sae=code.d_sae)
-        order = code.latents.int().sort(stable=True).indices
-        return native.Order(_offsets(code.counts()), order, code.tokens[order])
+        latents, order = code.latents.int().sort(stable=True)
+        return native.Order(_starts(latents, code.d_sae), order, code.tokens[order])
 
     def gather(
         self, values: Float[Tensor, " entries"], rows: Float[Tensor, "tokens d_in"]
@@ -368,5 +367,8 @@ def _sampled_product(code: SparseCode, rows: Tensor, W_dec: Tensor) -> Tensor:
     return torch.sparse.sampled_addmm(pattern, rows, W_dec.T, beta=0.0).values()
 
 
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+def _starts(ascending: Tensor, n_groups: int) -> Tensor:
+    """Where each group of an ascending list of numbers begins, and the end of the last [n_groups + 1]."""
+    if ascending.is_cuda:  # a count there waits for the device; a search does not
+        return torch.searchsorted(ascending, torch.arange(n_groups + 1, dtype=ascending.dtype, device=ascending.device))
+    return torch.nn.functional.pad(torch.bincount(ascending, minlength=n_groups).cumsum(0), (1, 0))
