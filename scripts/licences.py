@@ -16,6 +16,10 @@ EXTRAS = ("report", "app")
 ALLOWED = r"\b(Apache|MIT|BSD|0BSD|BSL-1\.0|ISC|PSF-2\.0|CNRI-Python|MPL[- ]2\.0|CC0-1\.0|Zlib)\b"
 "Licences that code under Apache-2.0 may depend on. MPL-2.0 covers its own files alone."
 
+OF_TORCH = ("nvidia-", "cuda-")
+"""CUDA's libraries, which the package index's torch brings along on Linux: proprietary, free to use and to pass on
+unchanged. A torch for the CPU has none, and nothing of fovea needs them without a GPU."""
+
 
 class Package(NamedTuple):
     """An installed package."""
@@ -55,8 +59,10 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
 
 
 def is_allowed(package: Package) -> bool:
-    """Whether each licence that its metadata name fits Apache-2.0."""
-    return all(re.search(ALLOWED, part) for part in re.split(r"\bAND\b|\bOR\b", package.licence))
+    """Whether each licence that its metadata name fits Apache-2.0, or it is of CUDA."""
+    return package.name.startswith(OF_TORCH) or all(
+        re.search(ALLOWED, part) for part in re.split(r"\bAND\b|\bOR\b", package.licence)
+    )
 
 
 if __name__ == "__main__":

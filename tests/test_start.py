@@ -11,6 +11,7 @@ CLI_PACKAGES = {
     "fovea",
     "typer",
     "rich",
+    "attr",  # by rich, where it is installed
     "annotated_doc",  # of typer
     "annotated_types",  # of pydantic
     "click",  # of typer

@@ -44,29 +44,3 @@ def sampled_kernel(left, right, left_rows, right_rows, out, n, width, BLOCK: tl.
         total += tl.sum(a * b, axis=1)
         start += BLOCK
     tl.store(out + entries, total, mask=present)
-
-
-@triton.jit
-def topk_kernel(pre, values, latents, counts, width, k, BLOCK: tl.constexpr):
-    """The k largest positive entries of a row, in the order of columns; of equal ones the first. NaN counts as largest.
-
-    Positive floats are ordered as their bits are, so the k-th largest is found bit by bit.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    x = tl.load(pre + row * width + columns, mask=columns < width, other=0.0)
-    bits = tl.where(x <= 0, 0.0, x).to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    kth = tl.sum(bits * 0)
-    bit = 1 << 30
-    while bit > 0:
-        trial = kth | bit
-        kth = tl.where(tl.sum((bits >= trial).to(tl.int32)) >= k, trial, kth)
-        bit = bit >> 1
-    above = bits > kth
-    tied = (bits == kth) & (kth > 0)
-    n_tied = k - tl.sum(above.to(tl.int32))
-    kept = above | (tied & (tl.cumsum(tied.to(tl.int32), axis=0) <= n_tied))
-    slot = tl.cumsum(kept.to(tl.int32), axis=0) - 1
-    tl.store(values + row * k + slot, x, mask=kept)
-    tl.store(latents + row * k + slot, columns.to(tl.int64), mask=kept)
-    tl.store(counts + row, tl.sum(kept.to(tl.int32)).to(tl.int64))

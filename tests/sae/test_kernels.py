@@ -43,20 +43,6 @@ for n, d_sae, d_in, share in ((9, 21, 7, 0.2), (5, 17, 40, 0.0), (33, 12, 600, 0
     for ours, truth in zip(*both, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5 * (1 + truth.abs().max().item()))
 assert calls.count("gather") == 9 and calls.count("sampled_product") == 3, calls
-
-from fovea.sae.select import _GPUTops
-for n, width, k in ((7, 33, 4), (40, 1000, 32), (3, 5, 5), (1, 64, 1)):
-    pre = torch.randn(n, width, generator=source).round(decimals=1)
-    pre[0] = -1.0
-    tops = _GPUTops(k, width)
-    for part in pre.split(3):
-        tops.take(part, None)
-    code = tops.code()
-    for token in range(n):
-        wanted = sorted((-value, latent) for latent, value in enumerate(pre[token].tolist()) if value > 0)[:k]
-        own = slice(*code.offsets[token:token + 2].tolist())
-        found = sorted((-value, latent) for value, latent in zip(code.values[own].tolist(), code.latents[own].tolist()))
-        assert found == wanted and (code.tokens[own] == token).all(), (token, found, wanted)
 """
 
 

@@ -13,9 +13,11 @@ from fovea.methods.base import Batch
 from fovea.sae import kernels
 from fovea.sae.architectures import ArchitectureConfig
 from fovea.sae.batch_topk import BatchTopKConfig
+from fovea.sae.encoder import Encoder
 from fovea.sae.gated import GatedConfig
 from fovea.sae.jumprelu import JumpReLUConfig
 from fovea.sae.relu import ReLUConfig
+from fovea.sae.select import select_batch_topk, select_topk
 from fovea.sae.sparse import sparse_code
 from fovea.sae.topk import TopKConfig
 from fovea.train.job import Job
@@ -57,16 +59,15 @@ def test_kernels_give_what_float64_gives(d_in: int, d_sae: int):
 @pytest.mark.parametrize(("width", "k"), [(33, 4), (1152, 32), (9216, 32), (40_000, 64)])
 def test_the_largest_are_those_that_a_sort_finds(width: int, k: int):
     source = torch.Generator("cuda").manual_seed(width)
-    pre = torch.randn(500, width, device="cuda", generator=source)
-    pre[0], pre[1] = -1.0, pre[2].abs()
-    tops, wanted = kernels.topk(pre, k), pre.topk(k, dim=1)
-    values = torch.zeros_like(wanted.values)
-    for row, count in enumerate(tops.counts.tolist()):
-        assert torch.equal(pre[row, tops.latents[row, :count]], tops.values[row, :count])
-        values[row, :count] = tops.values[row, :count].sort(descending=True).values
-    assert torch.equal(values, wanted.values.relu())
-    tied = torch.ones(3, width, device="cuda")
-    assert torch.equal(kernels.topk(tied, k).latents, torch.arange(k, device="cuda").expand(3, k))
+    W, x = (torch.randn(size, device="cuda", generator=source) for size in ((16, width), (500, 16)))
+    encoder = Encoder(W, torch.linspace(-1, 1, width, device="cuda"), "float32")
+    pre, n_kept = encoder.pre(x).relu(), 500 * k
+    wanted = pre.flatten().topk(n_kept).values
+    found = select_topk(x, encoder, k).code, select_batch_topk(x, encoder, k).code
+    assert torch.equal(found[0].dense().topk(k, dim=1).values, pre.topk(k, dim=1).values)
+    assert torch.equal(found[1].values.sort(descending=True).values, wanted[wanted > 0])
+    for code in found:
+        assert torch.equal(code.offsets, sparse_code(code.dense()).offsets)
 
 
 def trained(job: Job, *, device: str, n_steps: int = 12) -> list[float]:

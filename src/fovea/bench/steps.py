@@ -82,7 +82,7 @@ def step(task: dict[str, Any]) -> tuple[Unit, Results]:
     def unit() -> int:
         batch = batch_of(rows.batch())
         for job in jobs:
-            job.firing.tokens_since_fired[:n_dead] = job.firing.dead_after_tokens
+            hold_dead(job.firing.tokens_since_fired, n_dead, job.firing.dead_after_tokens)
             job.step(batch)
         return len(batch.x)
 
@@ -100,6 +100,12 @@ def close_gates(sae: SAE, x: Tensor, l0: int) -> None:
     sae.set_tensors({"b_gate": (-height).expand(sae.d_sae)})
 
 
+def hold_dead(tokens_since_fired: Tensor, n_dead: int, dead_after: int) -> None:
+    """Make the first `n_dead` latents dead and the others alive, however many steps were timed before."""
+    tokens_since_fired[:n_dead] = dead_after
+    tokens_since_fired[n_dead:] = 0
+
+
 def _n_dead(task: dict[str, Any]) -> int:
     return round(task.get("dead_share", 0.0) * task["d_sae"])
 
@@ -113,7 +119,7 @@ def dense_step(task: dict[str, Any]) -> tuple[Unit, Results]:
 
     def unit() -> int:
         x = rows.batch()
-        trained.tokens_since_fired[:n_dead] = settings.dead_after_tokens
+        hold_dead(trained.tokens_since_fired, n_dead, settings.dead_after_tokens)
         trained.step(x)
         return len(x)
 

@@ -231,6 +231,8 @@ class Features:
         found = self._rows(kind, job, row // size)[row % size]
         for name, value in found.items():
             for each in value if isinstance(value, list) else (value,):
+                if not isinstance(each, int | float | None):
+                    raise ValueError(f"{name} holds {type(each).__name__}, not numbers")
                 if isinstance(each, float) and not math.isfinite(each):
                     raise ValueError(f"{name} holds {each}")
         return found

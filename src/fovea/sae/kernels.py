@@ -3,7 +3,6 @@
     gather            per group, the sum of value times a row: decode (groups are tokens), both weight gradients
                       (groups are latents)
     sampled_product   per entry, the inner product of two rows: the gradient of values
-    topk              per row, the k largest positive entries
 
 One program owns one group (or one block of entries) and a block of columns, and adds in the order of the entries: no
 atomic operations, so results repeat bit for bit. On a CPU they run in Triton's interpreter, for tests alone.
@@ -13,14 +12,10 @@ import importlib.util
 import os
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-WIDEST_TOPK = 1 << 16
-"A row of `topk` lies in the registers of one program."
 
 
 @cache
@@ -83,31 +78,6 @@ def sampled_product(
                 BLOCK=block,
             )
     return out
-
-
-class Tops(NamedTuple):
-    """What `topk` gives: of each row the first `counts` places are filled, the others hold anything."""
-
-    values: Float[Tensor, "rows k"]
-    latents: Int[Tensor, "rows k"]
-    counts: Int[Tensor, " rows"]
-
-
-def topk(pre: Float[Tensor, "rows width"], k: int) -> Tops:
-    """The k largest positive entries of each row, in the order of columns; of equal ones the first. No wait.
-
-    Only for rows of at most WIDEST_TOPK entries.
-    """
-    n, width = pre.shape
-    values, latents = pre.new_empty(n, k), pre.new_empty(n, k, dtype=torch.int64)
-    counts = pre.new_empty(n, dtype=torch.int64)
-    if n:
-        block = _power_of_2(width)
-        warps = min(32, max(4, block // 512))
-        with torch.cuda.device_of(pre):
-            launch = _source().topk_kernel[(n,)]
-            launch(pre.contiguous(), values, latents, counts, width, k, BLOCK=block, num_warps=warps)
-    return Tops(values, latents, counts)
 
 
 def _power_of_2(n: int) -> int:

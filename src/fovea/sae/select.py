@@ -175,30 +175,8 @@ class _NativeTops:
         return SparseCode(*self.slots.entries(), self.d_sae)
 
 
-class _GPUTops:
-    """`_Tops` by a kernel of a GPU, which is waited for once."""
-
-    def __init__(self, k: int, d_sae: int) -> None:
-        self.k, self.d_sae, self.found = k, d_sae, list[kernels.Tops]()
-
-    def take(self, pre: Tensor, bias: Tensor | None) -> None:
-        assert bias is None, "added already"
-        self.found.append(kernels.topk(pre, self.k))
-
-    def code(self) -> SparseCode:
-        values, latents, counts = (torch.cat(parts) for parts in zip(*self.found, strict=True))
-        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        n_entries = int(offsets[-1])
-        tokens = torch.arange(len(counts), device=counts.device)
-        tokens = tokens.repeat_interleave(counts, output_size=n_entries)
-        places = torch.arange(n_entries, device=counts.device) + (tokens * self.k - offsets[tokens])
-        return SparseCode(offsets, tokens, latents.flatten()[places], values.flatten()[places], self.d_sae)
-
-
-def _tops(x_centred: Tensor, encoder: Encoder, k: int) -> _Tops | _NativeTops | _GPUTops:
+def _tops(x_centred: Tensor, encoder: Encoder, k: int) -> _Tops | _NativeTops:
     d_sae = encoder.W.shape[1]
-    if kernels.usable(x_centred) and d_sae <= kernels.WIDEST_TOPK:
-        return _GPUTops(k, d_sae)
     return _NativeTops(k, d_sae, len(x_centred)) if native.usable(x_centred) else _Tops(k, d_sae)
 
 
@@ -240,7 +218,14 @@ def _guess_threshold(x_centred: Tensor, encoder: Encoder, k: int) -> Tensor:
     rank = round(1.4 * k * len(pre))
     if rank >= pre.numel():
         return x_centred.new_zeros(())
-    return pre.flatten().kthvalue(pre.numel() - rank + 1).values.clamp_min(0.0)
+    return kth_largest(pre.flatten(), rank).clamp_min(0.0)
+
+
+def kth_largest(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
+    """The k-th largest. On a GPU by sorting: torch.kthvalue there gives one block of threads all of the work."""
+    if values.is_cuda:
+        return values.sort(descending=True).values[k - 1]
+    return values.kthvalue(len(values) - k + 1).values
 
 
 class _Found(NamedTuple):
@@ -282,7 +267,7 @@ def _largest(found: _Found, n: int) -> _Found:
 
 def _exactly_largest(values: Tensor, n: int) -> Tensor:
     """Mask of the n largest values; of those equal to the smallest kept one, the first in order."""
-    cut = values.kthvalue(len(values) - n + 1).values
+    cut = kth_largest(values, n)
     kept = values > cut
     tied = values == cut
     return kept | (tied & (tied.cumsum(0) <= n - kept.sum()))

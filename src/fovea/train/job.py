@@ -108,7 +108,7 @@ class Job:
         self.seconds = 0.0
         self.first_loss = 0.0
         self.kept: dict[str, Tensor] = {}
-        "The SAE as it was at step `step_kept`, on the CPU; what remains of it if it diverges."
+        "The SAE as it was at step `step_kept`, beside it: a copy to the CPU takes longer than a step."
         self.step_kept = 0
         self.stopped: Stopped | None = None
 
@@ -183,7 +183,7 @@ class Job:
 
     def _keep(self) -> None:
         for name, tensor in self.sae.state_dict().items():
-            self.kept[name] = tensor.detach().to("cpu", copy=True)
+            self.kept[name] = tensor.detach().clone()
         self.step_kept = self.step_index
 
     def stop(self, reason: str) -> None:
@@ -262,7 +262,7 @@ class Job:
             alike = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
             state.setdefault(int(index), {})[key] = alike
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.kept = _under("kept.", tensors)
+        self.kept = {name: tensor.to(self.device) for name, tensor in _under("kept.", tensors).items()}
         step_index, n_tokens, self.n_active, self.seconds, self.first_loss, step_kept = tensors["counters"].tolist()
         self.step_index, self.n_tokens, self.step_kept = int(step_index), int(n_tokens), int(step_kept)
 
