@@ -108,11 +108,12 @@ def test_products_in_bf16_stay_near_those_in_fp32(architecture: ArchitectureConf
 
 
 @pytest.mark.slow
-def test_a_whole_run_ends_twice_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_a_whole_run_ends_twice_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str):
     from tests.experiment.nursery import result_hash
     from tests.experiment.test_devices import config_with, run
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     for name in ("first", "again"):
-        run(config_with(tmp_path, lm="cuda", device="cuda"), tmp_path / name)
+        run(config_with(tmp_path, lm=device, device=device), tmp_path / name)
     assert result_hash(tmp_path / "first") == result_hash(tmp_path / "again")

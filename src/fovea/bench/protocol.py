@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+WAIT_EVERY = 8
+"Units after which a GPU is waited for: else a round ends only when all that was queued in it is done."
 Unit = Callable[[], int]
 Results = Callable[[], dict[str, Any]]
 Prepare = Callable[[dict[str, Any]], tuple[Unit, Results]]
@@ -59,6 +61,8 @@ def timed(unit: Unit, seconds: float) -> dict[str, Any]:
     while True:
         tokens += unit()
         units += 1
+        if units % WAIT_EVERY == 0:
+            wait_for_gpu()
         if time.perf_counter() - began >= seconds:
             break
     wait_for_gpu()

@@ -79,7 +79,7 @@ def load_subject(config: ExperimentConfig) -> Subject:
     """
     keep_freed_memory()
     device = sae_device(config)
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # of this process: what names no number means this one
     lm = load_lm(
         config.lm.model,
