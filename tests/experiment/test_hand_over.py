@@ -61,6 +61,9 @@ def test_a_general_sae_that_rebuilds_nothing_is_warned_of(run: Path, caplog: pyt
     caplog.clear()
     warn_if_misread(subject._replace(general=None), probe(run))
     assert not caplog.text
+    loaded.sae.set_tensors({"W_dec": torch.full_like(loaded.sae.W_dec, 3e38)})
+    with pytest.raises(SAEError, match="gives NaN or infinite numbers on general text"):
+        warn_if_misread(subject, probe(run))
 
 
 @pytest.mark.parametrize("layout", ["dictionary_learning", "saelens"])

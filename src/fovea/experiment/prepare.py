@@ -4,6 +4,7 @@ references --> lm, g --(do they fit?)--> tokens of D and of general text --> fil
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from fovea.data.scale import InputScale
 from fovea.data.shards import TokenShard
 from fovea.data.store import ChunkStore
 from fovea.data.tokens import CorpusConfig, PackedTokens, PackingConfig, TokenisedCorpus, build_tokens, check_distinct
-from fovea.errors import DamagedError
+from fovea.errors import DamagedError, SAEError
 from fovea.experiment.calibration import (
     Calibration,
     calibration_file,
@@ -294,10 +295,19 @@ def _sampled(lm: LM, hook_point: HookPoint, packed: PackedTokens, *, keep: Token
 
 
 def warn_if_misread(subject: Subject, rows: Float[Tensor, "tokens d_in"]) -> None:
-    """Say it when g does not rebuild general text, and name the convention under which it would."""
+    """Say it when g does not rebuild general text, and name the convention under which it would.
+
+    Raises:
+        SAEError: g gives NaN or infinite numbers.
+    """
     if subject.general is None:
         return
     found = sanity(subject.general.sae, rows[:SANITY_ROWS])
+    if not math.isfinite(found.fvu):
+        raise SAEError(
+            f"general SAE {subject.general.reference!r} gives NaN or infinite numbers on general text: its weights are "
+            "too large for float32 sums; get it again, or take another"
+        )
     log.info("general SAE: FVU %.3f on general text", found.fvu)
     if found.warning is not None:
         log.warning("general SAE %r: %s", subject.general.reference, found.warning)
