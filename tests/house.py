@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "fovea"
 
 LAYERS = (
-    ("errors", "foreign", "config", "atomic", "tensorfile", "ranks", "together", "profile"),
+    ("errors", "foreign", "config", "atomic", "tensorfile", "ranks", "together", "profile", "triton_source"),
     ("bundled",),
     ("lm",),
     ("data",),

@@ -80,7 +80,7 @@ def load_subject(config: ExperimentConfig) -> Subject:
     """
     keep_freed_memory()
     device = sae_device(config)
-    if device.type == "cuda" and device.index is not None:
+    if str(device).startswith("cuda:"):
         torch.cuda.set_device(device)  # of this process: what names no number means this one
     lm = load_lm(
         config.lm.model,

@@ -174,6 +174,8 @@ def load_tokenizer(source: Source, reference: str) -> PreTrainedTokenizerBase:
             source.path, revision=source.revision or "main", trust_remote_code=False, use_fast=True
         )
         tokenizer("a")  # some damage shows only in use
+        if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:
+            raise ValueError("it has no vocabulary")  # as some versions make up where there are no files
         return tokenizer
     except Exception as error:  # the tokenizers library raises a bare Exception for what it does not understand
         raise UnknownReferenceError(
