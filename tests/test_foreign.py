@@ -238,6 +238,17 @@ def test_evidence_that_is_damaged_is_refused(name: str, tmp_path: Path) -> None:
         Features(tmp_path).card("g", 0)
 
 
+@pytest.mark.parametrize("value", ["text", b"\xff"])
+def test_evidence_that_holds_no_numbers_is_refused(value: str | bytes, tmp_path: Path) -> None:
+    make(tmp_path, jobs={"g": 4})
+    path = Paths.of(tmp_path).evidence("g")
+    table = pq.read_table(path)
+    column = table.column_names.index("max_activation")
+    pq.write_table(table.set_column(column, "max_activation", pa.array([value] * len(table))), path)
+    with pytest.raises(RunError, match=f"max_activation holds {type(value).__name__}, not numbers"):
+        Features(tmp_path).card("g", 0)
+
+
 def test_a_vocabulary_that_is_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fovea.features.text.MAX_TOKENS", 100)
     path = tmp_path / "tokens.parquet"

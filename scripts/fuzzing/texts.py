@@ -79,6 +79,8 @@ def read_names(folder: Path, seed: str) -> None:  # noqa: ARG001
     if not path.is_file() or path.is_symlink():
         return
     for line in path.read_bytes().decode("utf-8", "surrogateescape").splitlines():
+        if Path(line.rpartition(":")[2]).exists():
+            continue  # who names a file of this machine may have it read
         for use in (HookPoint.parse, load_sae):
             try:
                 use(line)

@@ -240,3 +240,15 @@ def test_a_damaged_study_is_said_with_its_file(tmp_path, damage):
     with pytest.raises(StudyError, match=r"study\.sqlite cannot be read as a study .*restore it"):
         Study.open(tmp_path, "one")
     assert "is not served" in links_texts(tmp_path, "http://x")[0]
+
+
+@pytest.mark.parametrize("column", ["key", "kind", "at"])
+def test_an_event_that_holds_bytes_is_damage(tmp_path, column):
+    study = made(tmp_path)
+    work(study.rater(study.tokens()["ann"]), n_steps=2)
+    values = {"rater": 1, "key": "k", "kind": "answer", "item": None, "body": "{}", "at": 1.0, column: b"\xff"}
+    study.store._connection.execute(
+        "INSERT INTO event (rater, key, kind, item, body, at) VALUES (:rater, :key, :kind, :item, :body, :at)", values
+    )
+    with pytest.raises(StudyError, match="restore it"):
+        study.store.events()

@@ -8,6 +8,7 @@ stored once. Which feature an item is, is not here: that is in sealed.json, whic
 """
 
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -219,6 +220,9 @@ class Store:
 
 def _stored(row: tuple[Any, ...]) -> Stored:
     seq, rater, key, kind, item, body, at = row
+    texts = isinstance(key, str) and isinstance(kind, str) and isinstance(item, str | None)
+    if not (texts and isinstance(at, int | float) and math.isfinite(at)):
+        raise ValueError(f"event {seq}")
     return Stored(seq, rater, key, kind, item, json.loads(body), at)
 
 
